@@ -1,0 +1,422 @@
+//! `RhizonAgent`: a container that reacts to events, and how Rhizon runs it.
+
+use crate::units::{Duration, Size};
+use k8s_openapi::{apimachinery::pkg::api::resource::Quantity, apimachinery::pkg::apis::meta::v1::Condition};
+use kube::CustomResource;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// An agent.
+#[derive(CustomResource, Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "rhizon.dev",
+    version = "v1alpha1",
+    kind = "RhizonAgent",
+    namespaced,
+    doc = "A container that reacts to events. Rhizon gives it ordered delivery, state, exactly-once effects and a journal.",
+    shortname = "ra",
+    category = "rhizon",
+    derive = "PartialEq",
+    status = "RhizonAgentStatus",
+    validation = Rule::new("self.metadata.name.matches('^[a-z0-9]([-a-z0-9]{0,38}[a-z0-9])?$')")
+        .message("an agent's name is a DNS label of at most 40 characters: a-z, 0-9 and '-'"),
+    printcolumn(name = "Ready", type_ = "string", json_path = r#".status.conditions[?(@.type=="Ready")].status"#),
+    printcolumn(name = "Mode", type_ = "string", json_path = ".spec.operatingMode"),
+    printcolumn(name = "Lag", type_ = "integer", json_path = ".status.lag"),
+    printcolumn(name = "Last error", type_ = "string", json_path = ".status.lastError"),
+    printcolumn(name = "Image", type_ = "string", priority = 1, json_path = ".spec.container.image"),
+    printcolumn(name = "Message", type_ = "string", priority = 1, json_path = r#".status.conditions[?(@.type=="Ready")].message"#),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
+)]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "self.store.kind != 'SQLite' || self.replicas <= 1", "message": "a SQLite store belongs to one pod: set spec.replicas to 1, or choose a store that replicas can share"},
+    {"rule": "self.replicas <= self.shards", "message": "spec.replicas cannot be more than spec.shards: a replica without a shard would have nothing to do"},
+    {"rule": "!has(self.volumes)", "message": "spec.volumes is not supported: an agent's state is kept by Rhizon, and its pod mounts nothing else"},
+]))]
+#[serde(rename_all = "camelCase")]
+pub struct RhizonAgentSpec {
+    /// Types of events that the agent handles; `*` may stand for the second and the third part.
+    #[schemars(length(min = 1, max = 64), inner(length(max = 192)))]
+    pub subscribes: Vec<String>,
+
+    /// Types of events that the agent may emit.
+    #[serde(default)]
+    #[schemars(length(max = 64), inner(length(max = 192)))]
+    pub publishes: Vec<String>,
+
+    pub container: Container,
+
+    /// `Rhizon`: the agent protocol, with state and batches. `CloudEvents`: plain CloudEvents by POST.
+    #[serde(default)]
+    pub protocol: Protocol,
+
+    /// `Stream`: outputs keep the order of the input. `Entity`: only one entity's own order is kept.
+    #[serde(default)]
+    pub ordering: Ordering,
+
+    /// Most entities that are handled side by side.
+    #[serde(default = "default_concurrency")]
+    #[schemars(range(min = 1, max = 1024))]
+    pub concurrency: u32,
+
+    #[serde(default)]
+    pub batch: Batch,
+
+    #[serde(default)]
+    pub retry: Retry,
+
+    /// Where a new agent begins in the workspace's events: with the next one, or with the oldest that is kept.
+    #[serde(default)]
+    pub start_from: StartFrom,
+
+    #[serde(default)]
+    pub store: Store,
+
+    /// Parts that the entities are divided into, each with one owner. A divisor of 64, fixed when the agent is made.
+    #[serde(default = "one")]
+    #[schemars(extend("x-kubernetes-validations" = [
+        {"rule": "self == oldSelf", "message": "spec.shards cannot be changed"},
+        {"rule": "self in [1, 2, 4, 8, 16, 32, 64]", "message": "spec.shards is a divisor of 64"},
+    ]))]
+    pub shards: i32,
+
+    /// Pods, at most one for each shard.
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 64))]
+    pub replicas: i32,
+
+    /// Which roles a caller needs for which types. A type without a rule needs none.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    pub authorization: Vec<AuthorizationRule>,
+
+    /// `Paused`: up, and takes no events. `Draining`: finishes what is in flight, then the same. `Suspended`: no pod.
+    #[serde(default)]
+    pub operating_mode: OperatingMode,
+
+    #[doc(hidden)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "refused_list")]
+    pub volumes: Option<serde_json::Value>,
+}
+
+const fn one() -> i32 {
+    1
+}
+
+const fn default_concurrency() -> u32 {
+    16
+}
+
+/// The agent's container. Closed on purpose: who may edit an agent must not get at credentials or the node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "!has(self.volumeMounts)", "message": "container.volumeMounts is not supported: an agent mounts nothing; its state is kept by Rhizon"},
+    {"rule": "!has(self.envFrom)", "message": "container.envFrom is not supported: name each variable in container.env"},
+    {"rule": "!has(self.securityContext)", "message": "container.securityContext is not supported: agents always run restricted, as user 65532"},
+    {"rule": "!has(self.ports)", "message": "container.ports is not supported: the agent listens on RHIZON_LISTEN, and only its sidecar reaches it"},
+]))]
+#[serde(rename_all = "camelCase")]
+pub struct Container {
+    #[schemars(length(min = 1, max = 512))]
+    pub image: String,
+
+    #[serde(default)]
+    pub image_pull_policy: ImagePullPolicy,
+
+    /// Replaces the image's entry point.
+    #[serde(default)]
+    #[schemars(length(max = 64))]
+    pub command: Vec<String>,
+
+    #[serde(default)]
+    #[schemars(length(max = 128))]
+    pub args: Vec<String>,
+
+    #[serde(default)]
+    #[schemars(length(max = 128))]
+    pub env: Vec<EnvVar>,
+
+    #[serde(default)]
+    pub resources: Resources,
+
+    #[serde(default)]
+    pub probes: Probes,
+
+    #[doc(hidden)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "refused_list")]
+    pub volume_mounts: Option<serde_json::Value>,
+
+    #[doc(hidden)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "refused_list")]
+    pub env_from: Option<serde_json::Value>,
+
+    #[doc(hidden)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "refused_object")]
+    pub security_context: Option<serde_json::Value>,
+
+    #[doc(hidden)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(schema_with = "refused_list")]
+    pub ports: Option<serde_json::Value>,
+}
+
+/// A field that the schema knows only so that a rule can refuse it: unknown fields would be dropped silently.
+fn refused_list(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "description": "Not supported.",
+        "type": "array",
+        "maxItems": 64,
+        "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}
+    })
+}
+
+fn refused_object(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"description": "Not supported.", "type": "object", "x-kubernetes-preserve-unknown-fields": true})
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum ImagePullPolicy {
+    Always,
+    #[default]
+    IfNotPresent,
+    Never,
+}
+
+/// A variable: a value, or one key of a Secret that is labelled for agents.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "has(self.value) != has(self.valueFrom)", "message": "a variable has either value or valueFrom"},
+    {"rule": "!self.name.startsWith('RHIZON_')", "message": "names that begin with RHIZON_ are Rhizon's own"},
+]))]
+#[serde(rename_all = "camelCase")]
+pub struct EnvVar {
+    #[schemars(length(min = 1, max = 128), regex(pattern = r"^[A-Za-z_][A-Za-z0-9_]*$"))]
+    pub name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32768))]
+    pub value: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value_from: Option<EnvSource>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct EnvSource {
+    /// The Secret needs the label `rhizon.dev/agent-secret: "true"`.
+    pub secret_key_ref: SecretKey,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SecretKey {
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    #[schemars(length(min = 1, max = 253))]
+    pub key: String,
+}
+
+/// Requests and limits. The defaults suit a small agent.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Resources {
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub requests: BTreeMap<String, Quantity>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub limits: BTreeMap<String, Quantity>,
+}
+
+/// Commands that look at the agent from inside its container. It listens on loopback, so the node cannot ask by HTTP.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Probes {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub readiness: Option<Probe>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub liveness: Option<Probe>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub startup: Option<Probe>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Probe {
+    #[schemars(length(min = 1, max = 32))]
+    pub command: Vec<String>,
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 3600))]
+    pub initial_delay_seconds: i32,
+    #[serde(default = "ten")]
+    #[schemars(range(min = 1, max = 3600))]
+    pub period_seconds: i32,
+    #[serde(default = "one")]
+    #[schemars(range(min = 1, max = 3600))]
+    pub timeout_seconds: i32,
+    #[serde(default = "three")]
+    #[schemars(range(min = 1, max = 1000))]
+    pub failure_threshold: i32,
+}
+
+const fn ten() -> i32 {
+    10
+}
+
+const fn three() -> i32 {
+    3
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Protocol {
+    #[default]
+    Rhizon,
+    CloudEvents,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Ordering {
+    #[default]
+    Stream,
+    Entity,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum StartFrom {
+    #[default]
+    New,
+    Beginning,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum OperatingMode {
+    #[default]
+    Running,
+    Paused,
+    Draining,
+    Suspended,
+}
+
+/// How many events are taken in one step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Batch {
+    #[schemars(range(min = 1, max = 1000))]
+    pub max_events: u32,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self { max_events: 256 }
+    }
+}
+
+/// What happens with an event that the agent answers with an error: tried again, then a dead letter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Retry {
+    /// Tries in all, the first included.
+    #[schemars(range(min = 1, max = 100))]
+    pub attempts: u32,
+    /// Pause after the first failure; each further one is twice as long.
+    pub initial: Duration,
+    /// Longest pause.
+    pub max: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { attempts: 5, initial: Duration::from_ms(200), max: Duration::from_ms(30_000) }
+    }
+}
+
+/// Where the agent's states and journal are kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Store {
+    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "spec.store.kind cannot be changed"}]))]
+    pub kind: StoreKind,
+    /// Size of the volume (SQLite).
+    #[schemars(extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "spec.store.size cannot be changed"}]))]
+    pub size: Size,
+    /// Secret with the connection string (Postgres).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub secret_ref: Option<String>,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self { kind: StoreKind::SQLite, size: "1Gi".parse().expect("a constant"), secret_ref: None }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum StoreKind {
+    #[default]
+    SQLite,
+    Postgres,
+    JetStream,
+}
+
+/// Callers need one of the roles for the types.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AuthorizationRule {
+    /// A type; `*` may stand for the second and the third part.
+    #[schemars(length(min = 1, max = 192))]
+    pub r#type: String,
+    #[schemars(length(min = 1, max = 32))]
+    pub roles: Vec<String>,
+}
+
+/// What was seen last.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RhizonAgentStatus {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+    /// Events that wait for the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag: Option<i64>,
+    /// Why it does not work, or why it last stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_error: Option<String>,
+    /// First stream sequence that belongs to the agent; fixed when it is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_sequence: Option<i64>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kube::CustomResourceExt;
+
+    fn minimal() -> serde_json::Value {
+        serde_json::json!({"subscribes": ["cmd.permit.record"], "container": {"image": "localhost/rhizon/permits"}})
+    }
+
+    #[test]
+    fn a_minimal_spec_gets_the_documented_defaults() {
+        let spec: RhizonAgentSpec = serde_json::from_value(minimal()).unwrap();
+        assert_eq!(spec.store, Store::default());
+        assert_eq!((spec.shards, spec.replicas, spec.concurrency, spec.batch.max_events), (1, 1, 16, 256));
+        assert_eq!(spec.retry, Retry { attempts: 5, initial: Duration::from_ms(200), max: Duration::from_ms(30_000) });
+        assert_eq!(spec.start_from, StartFrom::New);
+    }
+
+    #[test]
+    fn the_schema_knows_the_fields_that_it_refuses() {
+        let crd = serde_json::to_value(RhizonAgent::crd()).unwrap();
+        let spec = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"];
+        let container = &spec["properties"]["container"];
+        let rules = container["x-kubernetes-validations"].as_array().unwrap();
+        for field in ["volumeMounts", "envFrom", "securityContext", "ports"] {
+            assert!(container["properties"][field].is_object(), "{field}");
+            assert!(rules.iter().any(|rule| rule["rule"] == format!("!has(self.{field})")), "{field}");
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! What an agent knows of one entity.
+
+use jiff::Timestamp;
+use serde_json::value::RawValue;
+
+use crate::chain::Hash;
+
+/// The head of an entity; the default is that of an entity nobody has heard of.
+#[derive(Debug, Clone, Default)]
+pub struct Head {
+    /// How many events changed it or passed through it: each processed event adds one.
+    pub version: u64,
+    /// The entity chain's last link.
+    pub hash: Hash,
+    /// Logical time of the last record.
+    pub time: Option<Timestamp>,
+    /// Absent before the first state, and again once the entity was deleted.
+    pub state: Option<Box<RawValue>>,
+}

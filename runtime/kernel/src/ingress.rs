@@ -1,0 +1,172 @@
+//! What to do with an event that has arrived. The subject is trusted, since the broker let it through; the envelope is
+//! not, and must agree with it.
+
+use crate::chain::Hash;
+use crate::config::{Config, RESERVED_SOURCE, agent_source};
+use crate::envelope::{Envelope, EnvelopeError};
+use crate::head::Head;
+use crate::identity::dedup_key;
+use crate::subject::{GATEWAY, Subject, partition};
+
+/// An event taken from the stream, decoded as far as it can be.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    pub raw_subject: String,
+    pub entity: String,
+    /// Identity, and hash of what was decided on; bytes that can't be decoded are their own identity.
+    pub key: Hash,
+    pub digest: Hash,
+    pub body: Body,
+}
+
+#[derive(Debug, Clone)]
+pub enum Body {
+    Event {
+        subject: Subject,
+        envelope: Box<Envelope>,
+        /// The envelope as it is journaled.
+        json: Vec<u8>,
+    },
+    Malformed {
+        reason: Reason,
+        size: usize,
+    },
+}
+
+/// Why an event was refused or given up: a stable code, and words for people.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Reason {
+    pub code: String,
+    pub detail: String,
+}
+
+impl Reason {
+    pub fn new(code: &str, detail: impl Into<String>) -> Self {
+        Self { code: code.to_owned(), detail: detail.into() }
+    }
+}
+
+impl From<&EnvelopeError> for Reason {
+    fn from(error: &EnvelopeError) -> Self {
+        Self::new(error.code(), error.to_string())
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    Accept,
+    /// The same event again: nothing happens, and nothing is journaled.
+    Duplicate,
+    Reject(Reason),
+    /// The sender expected another version of the entity.
+    Conflict(Reason),
+}
+
+/// Takes a message apart. Never fails: what can't be decoded arrives too, and is rejected under its subject's entity.
+pub fn decode(config: &Config, raw_subject: &str, payload: &[u8]) -> Arrival {
+    let malformed = |entity: String, reason: Reason| {
+        let digest = Hash::of(&[payload]);
+        Arrival {
+            raw_subject: raw_subject.to_owned(),
+            entity,
+            key: dedup_key(raw_subject, "", &digest.to_string()),
+            digest,
+            body: Body::Malformed { reason, size: payload.len() },
+        }
+    };
+    let subject = match Subject::parse(raw_subject) {
+        Ok(subject) => subject,
+        Err(error) => {
+            let entity = raw_subject.rsplit('.').next().unwrap_or_default().to_owned();
+            return malformed(entity, Reason::new("invalid_subject", error.to_string()));
+        }
+    };
+    match Envelope::parse(payload, &config.limits) {
+        Ok(envelope) => {
+            let json = envelope.to_decided_json();
+            Arrival {
+                raw_subject: raw_subject.to_owned(),
+                entity: subject.entity.clone(),
+                key: dedup_key(&subject.publisher, &envelope.source, &envelope.id),
+                digest: Hash::of(&[&json]),
+                body: Body::Event { subject, envelope: Box::new(envelope), json },
+            }
+        }
+        Err(error) => malformed(subject.entity, Reason::from(&error)),
+    }
+}
+
+/// Decides. `known` is the digest under which this identity was journaled before.
+pub fn decide(config: &Config, head: &Head, known: Option<&Hash>, arrival: &Arrival) -> Decision {
+    match known {
+        Some(digest) if *digest == arrival.digest => return Decision::Duplicate,
+        Some(_) => {
+            return reject(
+                "id_reused",
+                "this source and id were used before, with other content; give each event its own id",
+            );
+        }
+        None => {}
+    }
+    match &arrival.body {
+        Body::Malformed { reason, .. } => Decision::Reject(reason.clone()),
+        Body::Event { subject, envelope, .. } => disagreement(config, subject, envelope)
+            .or_else(|| forbidden(config, envelope))
+            .or_else(|| conflict(head, envelope))
+            .unwrap_or(Decision::Accept),
+    }
+}
+
+fn reject(code: &str, detail: impl Into<String>) -> Decision {
+    Decision::Reject(Reason::new(code, detail))
+}
+
+/// Whether the envelope claims something else than its subject proves.
+fn disagreement(config: &Config, subject: &Subject, envelope: &Envelope) -> Option<Decision> {
+    let Envelope { source, event_type, subject: entity, workspace, target, .. } = envelope;
+    if workspace.as_deref() != Some(config.workspace.as_str()) {
+        return Some(reject("wrong_workspace", format!("the event is not of workspace '{}'", config.workspace)));
+    }
+    if target.as_deref().is_some_and(|t| t != config.agent) {
+        return Some(reject("wrong_target", format!("the event is not for agent '{}'", config.agent)));
+    }
+    let differs =
+        |what: &str| Some(reject("subject_mismatch", format!("the envelope's {what} is not that of its subject")));
+    if subject.event_type != event_type.as_str() {
+        return differs("type");
+    }
+    if subject.entity != *entity || subject.partition != partition(entity) {
+        return differs("entity");
+    }
+    if subject.target != *target {
+        return differs("target");
+    }
+    let honest = match subject.publisher.strip_prefix("agent-") {
+        Some(agent) => *source == agent_source(&config.workspace, agent),
+        None => subject.publisher == GATEWAY && !source.starts_with(RESERVED_SOURCE),
+    };
+    if honest { None } else { differs("source") }
+}
+
+/// Whether the agent's rules keep the event out.
+fn forbidden(config: &Config, envelope: &Envelope) -> Option<Decision> {
+    let event_type = envelope.event_type.as_str();
+    if !config.subscribes.iter().any(|p| p.matches(event_type)) {
+        return Some(reject("not_subscribed", format!("the agent does not subscribe to '{event_type}'")));
+    }
+    if envelope.depth > config.limits.depth {
+        let detail =
+            format!("{} causes are behind the event, and at most {} are allowed", envelope.depth, config.limits.depth);
+        return Some(reject("too_deep", detail));
+    }
+    let unmet = config.authorization.iter().find(|rule| {
+        rule.event_type.matches(event_type) && !rule.roles.iter().any(|role| envelope.roles.contains(role))
+    })?;
+    Some(reject("unauthorized", format!("'{event_type}' needs one of the roles {}", unmet.roles.join(", "))))
+}
+
+fn conflict(head: &Head, envelope: &Envelope) -> Option<Decision> {
+    let expected = envelope.expectedversion.filter(|expected| *expected != head.version)?;
+    let detail = format!("version {expected} was expected, and the entity is at {}", head.version);
+    Some(Decision::Conflict(Reason::new("version_conflict", detail)))
+}

@@ -1,0 +1,177 @@
+//! The subjects that envelopes travel on. A reader learns from them who wrote, since the broker lets nobody write as
+//! another: `ev.<publisher>.<partition>.<type>.<entity>`, and `to.<agent>.…` for one target.
+
+use sha2::{Digest, Sha256};
+
+use crate::{EventType, TypePattern};
+
+/// How many partitions a workspace's entities are spread over.
+pub const PARTITIONS: u8 = 64;
+
+/// The publisher that speaks for clients.
+pub const GATEWAY: &str = "gateway";
+
+/// Where an envelope was found, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subject {
+    pub target: Option<String>,
+    pub publisher: String,
+    pub partition: u8,
+    pub event_type: String,
+    pub entity: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{subject}' is no subject of an envelope: {why}")]
+pub struct InvalidSubject {
+    pub subject: String,
+    pub why: &'static str,
+}
+
+impl Subject {
+    pub fn new(publisher: &str, event_type: &EventType, entity: &str, target: Option<&str>) -> Self {
+        Self {
+            target: target.map(str::to_owned),
+            publisher: publisher.to_owned(),
+            partition: partition(entity),
+            event_type: event_type.as_str().to_owned(),
+            entity: entity.to_owned(),
+        }
+    }
+
+    pub fn parse(subject: &str) -> Result<Self, InvalidSubject> {
+        let fail = |why| InvalidSubject { subject: subject.to_owned(), why };
+        let (target, rest) = match subject.split_once('.') {
+            Some(("ev", rest)) => (None, rest),
+            Some(("to", rest)) => {
+                let (agent, rest) = rest.split_once('.').ok_or_else(|| fail("it names no target"))?;
+                (Some(agent.to_owned()), rest)
+            }
+            _ => return Err(fail("it begins with neither 'ev.' nor 'to.'")),
+        };
+        let (publisher, rest) = rest.split_once('.').ok_or_else(|| fail("it names no publisher"))?;
+        let (number, rest) = rest.split_once('.').ok_or_else(|| fail("it names no partition"))?;
+        let (event_type, entity) = rest.rsplit_once('.').ok_or_else(|| fail("it names no entity"))?;
+        let partition =
+            number.parse().ok().filter(|n| *n < PARTITIONS).ok_or_else(|| fail("its partition is not 0–63"))?;
+        let entity = unescape(entity).ok_or_else(|| fail("its entity is not escaped as =XX"))?;
+        Ok(Self { target, publisher: publisher.to_owned(), partition, event_type: event_type.to_owned(), entity })
+    }
+}
+
+impl std::fmt::Display for Subject {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.target {
+            Some(agent) => write!(f, "to.{agent}.")?,
+            None => f.write_str("ev.")?,
+        }
+        write!(f, "{}.{}.{}.{}", self.publisher, self.partition, self.event_type, escape(&self.entity))
+    }
+}
+
+/// The partition of an entity: the first byte of its SHA-256, modulo 64.
+pub fn partition(entity: &str) -> u8 {
+    Sha256::digest(entity.as_bytes())[0] % PARTITIONS
+}
+
+/// Writes bytes outside `[A-Za-z0-9_-]` as `=XX`, so that any key is one token of a subject.
+pub fn escape(entity: &str) -> String {
+    let mut out = String::with_capacity(entity.len());
+    for byte in entity.bytes() {
+        if byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-' {
+            out.push(char::from(byte));
+        } else {
+            out.push('=');
+            for nibble in [byte >> 4, byte & 15] {
+                out.push(char::from_digit(u32::from(nibble), 16).map_or('0', |c| c.to_ascii_uppercase()));
+            }
+        }
+    }
+    out
+}
+
+/// The reverse of [`escape`]; `None` for what it would never have written.
+pub fn unescape(token: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(token.len());
+    let mut rest = token.bytes();
+    while let Some(byte) = rest.next() {
+        if byte == b'=' {
+            let high = char::from(rest.next()?).to_digit(16)?;
+            let low = char::from(rest.next()?).to_digit(16)?;
+            bytes.push(u8::try_from(high << 4 | low).ok()?);
+        } else {
+            bytes.push(byte);
+        }
+    }
+    let entity = String::from_utf8(bytes).ok()?;
+    (!entity.is_empty() && escape(&entity) == token).then_some(entity)
+}
+
+/// The consumer filters of an agent: broadcasts and what is sent to it alone, without overlaps.
+pub fn filters(agent: &str, subscribes: &[TypePattern]) -> Vec<String> {
+    let mut kept: Vec<&TypePattern> = Vec::new();
+    for pattern in subscribes {
+        if kept.iter().any(|k| k.covers(pattern)) {
+            continue;
+        }
+        kept.retain(|k| !pattern.covers(k));
+        kept.push(pattern);
+    }
+    kept.sort();
+    kept.iter().flat_map(|p| [format!("ev.*.*.{p}.*"), format!("to.{agent}.*.*.{p}.*")]).collect()
+}
+
+/// What a publisher may publish: its own name, these types, any entity, with or without a target.
+pub fn publish_permissions(publisher: &str, types: &[EventType]) -> Vec<String> {
+    types.iter().flat_map(|t| [format!("ev.{publisher}.*.{t}.*"), format!("to.*.{publisher}.*.{t}.*")]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subject_reads_back() {
+        let event_type = "evt.permit.recorded".parse().unwrap();
+        let subject = Subject::new("agent-permits", &event_type, "Resource 26/ü", Some("ledger"));
+        let text = subject.to_string();
+        assert_eq!(
+            text,
+            format!("to.ledger.agent-permits.{}.evt.permit.recorded.Resource=2026=2F=C3=BC", subject.partition)
+        );
+        assert_eq!(Subject::parse(&text).unwrap(), subject);
+    }
+
+    #[test]
+    fn what_is_no_subject_is_said() {
+        for bad in [
+            "",
+            "ev",
+            "xx.a.1.cmd.a.b.c",
+            "ev.gateway.64.cmd.a.b.c",
+            "ev.gateway.1.cmd.a.b.=2f",
+            "ev.gateway.1.cmd.a.b.=4",
+        ] {
+            assert!(Subject::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn filters_do_not_overlap() {
+        let patterns: Vec<TypePattern> =
+            ["evt.a.b", "evt.a.*", "evt.a.c", "cmd.x.y"].iter().map(|p| p.parse().unwrap()).collect();
+        assert_eq!(
+            filters("z", &patterns),
+            ["ev.*.*.cmd.x.y.*", "to.z.*.*.cmd.x.y.*", "ev.*.*.evt.a.*.*", "to.z.*.*.evt.a.*.*"]
+        );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn every_key_is_one_token(entity in ".+") {
+            let token = escape(&entity);
+            proptest::prop_assert!(token.bytes().all(|b| b.is_ascii_alphanumeric() || b"_-=".contains(&b)));
+            proptest::prop_assert_eq!(unescape(&token), Some(entity));
+        }
+    }
+}

@@ -1,1 +1,3 @@
-//! Placeholder
+//! What the tests of several crates share. The library depends on neither operator nor runtime, so both can use it.
+
+pub mod nats;

@@ -1,0 +1,169 @@
+//! A real nats-server on a loopback port of its own, for as long as the value lives.
+
+use std::{
+    fmt::Write as _,
+    fs::{self, File},
+    net::{TcpListener, TcpStream},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+use tempfile::TempDir;
+
+/// Names the binary; `cargo xtask test` sets it.
+pub const BINARY: &str = "RHIZON_NATS_SERVER";
+
+/// What the server should be like. The default has no accounts and no TLS.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    pub operator: Option<Operator>,
+    pub tls: Option<Tls>,
+    /// Lines for the end of the configuration file.
+    pub extra: String,
+}
+
+/// Operator mode: accounts come as JWTs, through the resolver that the server itself brings.
+#[derive(Clone, Debug)]
+pub struct Operator {
+    pub jwt: String,
+    pub system_account: String,
+    pub system_account_jwt: String,
+}
+
+/// PEM texts.
+#[derive(Clone, Debug)]
+pub struct Tls {
+    pub certificate: String,
+    pub key: String,
+}
+
+/// A running server. Dropping it ends the process and removes its files.
+#[derive(Debug)]
+pub struct Server {
+    binary: PathBuf,
+    dir: TempDir,
+    port: u16,
+    process: Option<Child>,
+}
+
+/// Starts a server, and returns once it takes connections.
+///
+/// # Panics
+/// Without a binary in `RHIZON_NATS_SERVER`, or when the server does not start.
+pub fn start(options: &Options) -> Server {
+    let binary = std::env::var_os(BINARY)
+        .map(PathBuf::from)
+        .unwrap_or_else(|| panic!("{BINARY} is not set: it names the nats-server binary that the tests start"));
+    let dir = tempfile::Builder::new().prefix("rhizon-nats-").tempdir().expect("a temporary directory");
+    let port = free_port();
+    fs::write(dir.path().join("nats.conf"), configuration(dir.path(), port, options)).expect("writing nats.conf");
+    if let Some(tls) = &options.tls {
+        fs::write(dir.path().join("tls.crt"), &tls.certificate).expect("writing tls.crt");
+        fs::write(dir.path().join("tls.key"), &tls.key).expect("writing tls.key");
+    }
+    let mut server = Server { binary, dir, port, process: None };
+    server.spawn();
+    server
+}
+
+impl Server {
+    /// Such as `nats://127.0.0.1:4222`.
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// Ends the process with SIGKILL, as a crash would. The files stay.
+    pub fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().expect("killing nats-server");
+            process.wait().expect("waiting for nats-server");
+        }
+    }
+
+    /// Kills the process and starts it again with the same files and port.
+    pub fn restart(&mut self) {
+        self.kill();
+        self.spawn();
+    }
+
+    /// What the server has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("nats.log")).unwrap_or_default()
+    }
+
+    fn spawn(&mut self) {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join("nats.log"))
+            .expect("opening the server's log");
+        let process = Command::new(&self.binary)
+            .arg("--config")
+            .arg(self.dir.path().join("nats.conf"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{} does not start: {error}", self.binary.display()));
+        self.process = Some(process);
+        self.wait_until_listening();
+    }
+
+    fn wait_until_listening(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            let ended = self.process.as_mut().and_then(|process| process.try_wait().ok().flatten());
+            assert!(ended.is_none(), "nats-server ended: {}", self.log());
+            assert!(Instant::now() < deadline, "nats-server does not listen after 20 s: {}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A port that nobody had a moment ago.
+fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("binding a loopback port");
+    listener.local_addr().expect("the bound address").port()
+}
+
+fn configuration(dir: &Path, port: u16, options: &Options) -> String {
+    let dir = dir.display();
+    let mut text = format!(
+        "listen: 127.0.0.1:{port}\nserver_name: test\nmax_payload: 8MB\n\
+         jetstream {{ store_dir: \"{dir}/jetstream\", sync_interval: always, max_file_store: 8GB, max_memory_store: 64MB }}\n"
+    );
+    if options.tls.is_some() {
+        let _ = writeln!(text, "tls {{ cert_file: \"{dir}/tls.crt\", key_file: \"{dir}/tls.key\" }}");
+    }
+    if let Some(Operator { jwt, system_account, system_account_jwt }) = &options.operator {
+        let _ = write!(
+            text,
+            "operator: {jwt}\nsystem_account: {system_account}\n\
+             resolver {{ type: full, dir: \"{dir}/accounts\", allow_delete: true, limit: 100000, interval: \"2m\" }}\n\
+             resolver_preload {{ {system_account}: {system_account_jwt} }}\n"
+        );
+    }
+    text.push_str(&options.extra);
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_starts_again_on_the_same_port() {
+        let mut server = start(&Options::default());
+        let url = server.url();
+        server.restart();
+        assert_eq!(server.url(), url);
+        server.kill();
+        assert!(TcpStream::connect(("127.0.0.1", server.port)).is_err());
+    }
+}

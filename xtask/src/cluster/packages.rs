@@ -1,0 +1,43 @@
+//! The Debian packages that the cluster without Docker stands on.
+
+use anyhow::{Context, Result, bail};
+
+use crate::{exec, ui};
+
+/// A program, and the package that brings it.
+const PROGRAMS: &[(&str, &str)] = &[
+    ("containerd", "containerd"),
+    ("containerd-shim-runc-v2", "containerd"),
+    ("ctr", "containerd"),
+    ("runc", "runc"),
+    ("iptables-restore", "iptables"),
+    ("conntrack", "conntrack"),
+    ("ip", "iproute2"),
+    ("nsenter", "util-linux"),
+    ("setsid", "util-linux"),
+    ("mmdebstrap", "mmdebstrap"),
+    ("openssl", "openssl"),
+];
+
+const CNI_PLUGINS: &str = "/usr/lib/cni/ptp";
+
+pub(super) fn ensure() -> Result<()> {
+    let mut missing: Vec<&str> =
+        PROGRAMS.iter().filter(|(program, _)| !exec::exists(program)).map(|(_, package)| *package).collect();
+    if !std::path::Path::new(CNI_PLUGINS).exists() {
+        missing.push("containernetworking-plugins");
+    }
+    missing.dedup();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !exec::exists("apt-get") {
+        bail!("these packages are missing and there is no apt-get to install them: {}", missing.join(" "));
+    }
+    ui::note(&format!("installing {}", missing.join(" ")));
+    exec::run(&mut exec::command("apt-get", ["update", "-q"]))?;
+    let args = ["install", "-y", "-q", "--no-install-recommends"];
+    let mut install = exec::command("apt-get", args.iter().chain(&missing));
+    exec::run(install.env("DEBIAN_FRONTEND", "noninteractive"))
+        .with_context(|| format!("cannot install {}; install them by hand and try again", missing.join(" ")))
+}

@@ -1,0 +1,3 @@
+module rhizon.dev/tools/pause
+
+go 1.26.0

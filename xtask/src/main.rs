@@ -29,7 +29,10 @@ enum Command {
     /// Print how to point kubectl at the cluster
     Kubeconfig,
     /// Build the images and load them into the cluster
-    Images,
+    Images {
+        /// Only these: operator, runtime, ledger, permits, nats, tools
+        parts: Vec<String>,
+    },
     /// Build all pinned tools into the cache and print where they are
     Tools,
     /// The cluster's own helper, started by `up`
@@ -47,7 +50,7 @@ fn main() -> ExitCode {
         Command::Up => cluster::up().map(drop),
         Command::Down => cluster::down(),
         Command::Kubeconfig => cluster::print_kubeconfig(),
-        Command::Images => images::images(),
+        Command::Images { parts } => images::images(&parts),
         Command::Tools => tools::build_all(),
         Command::Addons { socket, state } => cluster::run_addons(&socket, &state),
     };

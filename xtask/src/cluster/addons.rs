@@ -71,7 +71,9 @@ pub(crate) fn run(socket: &Path, state: &Path) -> Result<()> {
 
 fn watch(api: &Api, path: &str, sender: &Sender<()>) {
     loop {
-        let _ = api.watch(path, || drop(sender.send(())));
+        let _ = api.watch(path, || {
+            let _ = sender.send(());
+        });
         // The proxy or the API server is not there (yet): the next attempt is cheap.
         thread::sleep(Duration::from_millis(300));
     }

@@ -21,6 +21,8 @@ pub(super) fn ensure(cluster: &Cluster) -> Result<()> {
     fs::write(cluster.state.join("audit-policy.json"), AUDIT_POLICY)?;
     cluster.start("etcd", &mut etcd(cluster)?)?;
     cluster.start("kube-apiserver", &mut api_server(cluster)?)?;
+    wait_ready(cluster, Duration::from_secs(90))?;
+    // They give up when they start before the API server has made their roles.
     cluster.start("kube-controller-manager", &mut controller_manager(cluster)?)?;
     cluster.start("kube-scheduler", &mut scheduler(cluster)?)
 }

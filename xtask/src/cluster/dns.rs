@@ -17,6 +17,9 @@ pub(super) fn ensure(cluster: &Cluster) -> Result<()> {
 
 pub(super) fn wait_ready(cluster: &Cluster, limit: Duration) -> Result<()> {
     ui::wait_for("CoreDNS", limit, || {
+        for name in ["kube-controller-manager", "kube-scheduler", "kube-proxy"] {
+            cluster.daemons().check(name)?;
+        }
         let args = ["get", "deployment", "coredns", "-n", "kube-system", "-o", "jsonpath={.status.readyReplicas}"];
         Ok((exec::output(&mut cluster.kubectl(args)?)? == "1").then_some(()))
     })

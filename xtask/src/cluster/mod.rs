@@ -165,10 +165,7 @@ fn start(cluster: &Cluster) -> Result<()> {
         node::ensure_containerd(cluster)?;
         images::load(cluster, &[images::pause()?, images::coredns()?]).map(drop)
     })?;
-    ui::step("control plane", || {
-        control_plane::ensure(cluster)?;
-        control_plane::wait_ready(cluster, Duration::from_secs(90))
-    })?;
+    ui::step("control plane", || control_plane::ensure(cluster))?;
     ui::step("node", || {
         node::ensure_kubelet(cluster)?;
         addons::ensure(cluster)?;

@@ -4,24 +4,20 @@ use anyhow::{Context, Result};
 
 use crate::{dirs, exec, tools};
 
-pub(super) fn build_and_load(version: &str) -> Result<()> {
+pub(super) fn build_and_load(parts: &[&str], version: &str) -> Result<()> {
     let nats = tools::version("nats-server")?;
     let natscli = tools::version("nats")?;
-    let images = [
-        ("operator", version, vec![]),
-        ("runtime", version, vec![]),
-        ("ledger", version, vec![]),
-        ("permits", version, vec![]),
-        ("nats", nats.as_str(), vec![format!("NATS_VERSION={nats}")]),
-        ("tools", version, vec![format!("NATSCLI_VERSION={natscli}")]),
-    ];
-    for (part, tag, arguments) in images {
+    for part in parts {
+        let tag = if *part == "nats" { &nats } else { version };
         let name = format!("localhost/rhizon/{part}:{tag}");
         let mut build =
             exec::command("docker", ["build", "--tag", &name, "--file", &format!("images/{part}.Dockerfile")]);
-        for argument in arguments {
-            build.args(["--build-arg", &argument]);
-        }
+        build.args([
+            "--build-arg",
+            &format!("NATS_VERSION={nats}"),
+            "--build-arg",
+            &format!("NATSCLI_VERSION={natscli}"),
+        ]);
         exec::stream(build.arg(".").current_dir(dirs::repository()))?;
         exec::run(&mut exec::command("kind", ["load", "docker-image", "--name", "rhizon", &name]))
             .with_context(|| format!("cannot load {name} into kind"))?;

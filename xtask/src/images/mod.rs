@@ -17,6 +17,10 @@ use rootfs::Base;
 /// Nobody in particular: pods with the `restricted` profile may not run as root.
 const NONROOT: &str = "65532:65532";
 
+const PARTS: &[&str] = &["operator", "runtime", "ledger", "permits", "nats", "tools"];
+/// The crates behind the images that hold a binary of ours.
+const CRATES: &[(&str, &str)] = &[("operator", "rhizon-operator"), ("runtime", "rhizon-runtime"), ("ledger", "ledger")];
+
 pub(crate) struct Image {
     pub name: String,
     base: Option<Base>,
@@ -27,26 +31,37 @@ pub(crate) struct Image {
 }
 
 /// `cargo xtask images`: builds, packs and loads; what the cluster has already is not loaded again.
-pub(crate) fn images() -> Result<()> {
+pub(crate) fn images(parts: &[String]) -> Result<()> {
     let cluster = Cluster::locate()?;
     if !cluster.is_up() {
         bail!("no cluster is up to load images into: `cargo xtask up` brings one up");
     }
-    build_and_load(&cluster)
+    build_and_load(&cluster, parts)
 }
 
-pub(crate) fn build_and_load(cluster: &Cluster) -> Result<()> {
+/// All images, or those of the named parts.
+pub(crate) fn build_and_load(cluster: &Cluster, parts: &[String]) -> Result<()> {
+    if let Some(unknown) = parts.iter().find(|part| !PARTS.contains(&part.as_str())) {
+        bail!("there is no image {unknown}; there are {}", PARTS.join(", "));
+    }
+    let wanted: Vec<&str> =
+        PARTS.iter().copied().filter(|part| parts.is_empty() || parts.iter().any(|p| p == part)).collect();
     if cluster.kind {
-        return ui::step("images, built by Docker", || docker::build_and_load(&version()?));
+        return ui::step("images, built by Docker", || docker::build_and_load(&wanted, &version()?));
     }
     ui::step("release binaries", || {
-        let packages = ["-p", "rhizon-operator", "-p", "rhizon-runtime", "-p", "ledger"];
+        let crates = CRATES.iter().filter(|(part, _)| wanted.contains(part)).flat_map(|(_, name)| ["-p", name]);
+        let crates: Vec<&str> = crates.collect();
+        if crates.is_empty() {
+            return Ok(());
+        }
         exec::stream(
-            exec::command("cargo", ["build", "--release", "--quiet"]).args(packages).current_dir(dirs::repository()),
+            exec::command("cargo", ["build", "--release", "--quiet"]).args(crates).current_dir(dirs::repository()),
         )
     })?;
     ui::step("images", || {
-        let loaded = load::load(cluster, &all()?)?;
+        let images = wanted.iter().map(|part| build_image(part)).collect::<Result<Vec<_>>>()?;
+        let loaded = load::load(cluster, &images)?;
         load::restart_pods(cluster, &loaded)
     })
 }
@@ -72,44 +87,25 @@ pub(crate) fn coredns() -> Result<Image> {
     })
 }
 
-fn all() -> Result<Vec<Image>> {
-    let version = version()?;
-    let name = |part: &str| format!("localhost/rhizon/{part}:{version}");
-    let release = dirs::repository().join("target/release");
-    let rust = |part: &str, binary: &str, place: &'static str| Image {
-        name: name(part),
-        base: Some(Base::Plain),
-        files: vec![(release.join(binary), place)],
-        entrypoint: vec![place],
-        user: NONROOT,
+/// What goes into one image of the product or its tests.
+fn build_image(part: &str) -> Result<Image> {
+    let release = |binary: &str| dirs::repository().join("target/release").join(binary);
+    let (base, file, place) = match part {
+        "operator" => (Base::Plain, release("rhizon-operator"), "/usr/local/bin/rhizon-operator"),
+        "runtime" => (Base::Plain, release("rhizon-runtime"), "/usr/local/bin/rhizon-runtime"),
+        "ledger" => (Base::Plain, release("ledger"), "/usr/local/bin/ledger"),
+        "nats" => (Base::Plain, tools::path("nats-server")?, "/usr/local/bin/nats-server"),
+        "tools" => (Base::Python, tools::path("nats")?, "/usr/local/bin/nats"),
+        _ => (Base::Python, dirs::repository().join("examples/permits/agents/permits.py"), "/app/permits.py"),
     };
-    let permits = dirs::repository().join("examples/permits/agents/permits.py");
-    Ok(vec![
-        rust("operator", "rhizon-operator", "/usr/local/bin/rhizon-operator"),
-        rust("runtime", "rhizon-runtime", "/usr/local/bin/rhizon-runtime"),
-        rust("ledger", "ledger", "/usr/local/bin/ledger"),
-        Image {
-            name: name("permits"),
-            base: Some(Base::Python),
-            files: vec![(permits, "/app/permits.py")],
-            entrypoint: vec!["python3", "/app/permits.py"],
-            user: NONROOT,
-        },
-        Image {
-            name: format!("localhost/rhizon/nats:{}", tools::version("nats-server")?),
-            base: Some(Base::Plain),
-            files: vec![(tools::path("nats-server")?, "/usr/local/bin/nats-server")],
-            entrypoint: vec!["/usr/local/bin/nats-server"],
-            user: NONROOT,
-        },
-        Image {
-            name: name("tools"),
-            base: Some(Base::Python),
-            files: vec![(tools::path("nats")?, "/usr/local/bin/nats")],
-            entrypoint: vec!["python3"],
-            user: NONROOT,
-        },
-    ])
+    let entrypoint = match part {
+        "permits" => vec!["python3", place],
+        "tools" => vec!["python3"],
+        _ => vec![place],
+    };
+    let tag = if part == "nats" { tools::version("nats-server")? } else { version()? };
+    let name = format!("localhost/rhizon/{part}:{tag}");
+    Ok(Image { name, base: Some(base), files: vec![(file, place)], entrypoint, user: NONROOT })
 }
 
 /// The version of the workspace, which all crates and images share.

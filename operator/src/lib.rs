@@ -1,1 +1,3 @@
-//! Placeholder
+//! The Rhizon operator: custom resources in; namespaces, broker accounts, streams and workloads out.
+
+pub mod nats;

@@ -16,18 +16,12 @@ pub const BINARY: &str = "RHIZON_NATS_SERVER";
 /// What the server should be like. The default has no accounts and no TLS.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    pub operator: Option<Operator>,
+    /// Operator mode: accounts come as JWTs, through the resolver that the server itself brings. The text is that of
+    /// `rhizon_operator::nats::server::configuration`.
+    pub operator: Option<String>,
     pub tls: Option<Tls>,
     /// Lines for the end of the configuration file.
     pub extra: String,
-}
-
-/// Operator mode: accounts come as JWTs, through the resolver that the server itself brings.
-#[derive(Clone, Debug)]
-pub struct Operator {
-    pub jwt: String,
-    pub system_account: String,
-    pub system_account_jwt: String,
 }
 
 /// PEM texts.
@@ -141,12 +135,11 @@ fn configuration(dir: &Path, port: u16, options: &Options) -> String {
     if options.tls.is_some() {
         let _ = writeln!(text, "tls {{ cert_file: \"{dir}/tls.crt\", key_file: \"{dir}/tls.key\" }}");
     }
-    if let Some(Operator { jwt, system_account, system_account_jwt }) = &options.operator {
-        let _ = write!(
+    if let Some(operator) = &options.operator {
+        text.push_str(operator);
+        let _ = writeln!(
             text,
-            "operator: {jwt}\nsystem_account: {system_account}\n\
-             resolver {{ type: full, dir: \"{dir}/accounts\", allow_delete: true, limit: 100000, interval: \"2m\" }}\n\
-             resolver_preload {{ {system_account}: {system_account_jwt} }}\n"
+            "resolver {{ type: full, dir: \"{dir}/accounts\", allow_delete: true, limit: 100000, interval: \"2m\" }}"
         );
     }
     text.push_str(&options.extra);

@@ -1,0 +1,243 @@
+//! Who may do what in the broker: the claims of operator, accounts and users. Pure.
+//!
+//! The broker checks the subject that is published to, never the reply subject. A user in the account of its streams
+//! could therefore delete them by naming an API subject as reply. So streams live in the *data account*, where only
+//! the operator has users, and sidecars live in the *runtime account*, which imports exactly what they need.
+
+use super::jwt::Claims;
+use rhizon_kernel::{EventType, subject};
+use serde_json::{Value, json};
+
+/// `-1` is "no limit" in the claims of accounts and users.
+const UNLIMITED: i64 = -1;
+/// How long the broker keeps the way back of an answer, in nanoseconds. Pulls wait long.
+const PULL_THRESHOLD_NS: i64 = 120_000_000_000;
+/// How long a sidecar may take to answer a read, in nanoseconds.
+const READ_TTL_NS: i64 = 30_000_000_000;
+
+/// Upper limits of a workspace's data account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StorageLimits {
+    pub disk_bytes: u64,
+    pub streams: u32,
+}
+
+/// Claims of the operator itself, for the broker's configuration.
+pub fn operator(public_key: &str, signing_key: &str, system_account: &str) -> Claims {
+    claims(
+        public_key,
+        "rhizon",
+        json!({"type": "operator", "version": 2, "signing_keys": [signing_key], "system_account": system_account}),
+    )
+}
+
+/// Claims of the system account. Accounts are pushed and deleted through it.
+pub fn system_account(public_key: &str) -> Claims {
+    claims(
+        public_key,
+        "SYS",
+        json!({"type": "account", "version": 2, "limits": limits(None), "default_permissions": nobody()}),
+    )
+}
+
+/// Claims of the account that holds a workspace's streams.
+pub fn data_account(public_key: &str, workspace: &str, storage: StorageLimits) -> Claims {
+    claims(
+        public_key,
+        &format!("{workspace}-data"),
+        json!({
+            "type": "account",
+            "version": 2,
+            "limits": limits(Some(storage)),
+            "default_permissions": nobody(),
+            "exports": services().map(|service| service.export()).collect::<Vec<_>>(),
+        }),
+    )
+}
+
+/// Claims of the account that holds the users of a workspace's sidecars and gateway.
+pub fn runtime_account(public_key: &str, workspace: &str, data_account: &str) -> Claims {
+    claims(
+        public_key,
+        workspace,
+        json!({
+            "type": "account",
+            "version": 2,
+            "limits": limits(None),
+            "default_permissions": nobody(),
+            "imports": services().map(|service| service.import(data_account)).collect::<Vec<_>>(),
+        }),
+    )
+}
+
+/// What a user may publish and subscribe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Permissions {
+    pub publish: Vec<String>,
+    pub subscribe: Vec<String>,
+    /// May answer a request, once.
+    pub answers: bool,
+}
+
+/// An agent's sidecar: its own types under its own name, its own consumer, its own dead letters.
+pub fn agent_permissions(agent: &str, publishes: &[EventType]) -> Permissions {
+    let user = agent_user(agent);
+    let mut publish = subject::publish_permissions(&user, publishes);
+    publish.extend([
+        format!("dead.{agent}.>"),
+        format!("$JS.API.CONSUMER.MSG.NEXT.EVENTS.{user}"),
+        format!("$JS.API.CONSUMER.RESET.EVENTS.{user}"),
+        format!("$JS.API.CONSUMER.INFO.EVENTS.{user}"),
+        format!("$JS.ACK.EVENTS.{user}.>"),
+        format!("$JS.ACK.*.*.EVENTS.{user}.>"),
+    ]);
+    Permissions { publish, subscribe: vec![inbox(&user), format!("rq.{agent}.>")], answers: true }
+}
+
+/// The gateway: all types under its own name, reads, and how full the stream is.
+pub fn gateway_permissions() -> Permissions {
+    let user = subject::GATEWAY;
+    Permissions {
+        publish: vec![
+            format!("ev.{user}.>"),
+            format!("to.*.{user}.>"),
+            "rq.*.*".to_owned(),
+            "$JS.API.STREAM.INFO.EVENTS".to_owned(),
+        ],
+        subscribe: vec![inbox(user)],
+        answers: false,
+    }
+}
+
+/// The operator itself, in any account.
+pub fn all_permissions() -> Permissions {
+    Permissions { publish: vec![">".to_owned()], subscribe: vec![">".to_owned()], answers: false }
+}
+
+/// Name of an agent as a user of the broker, and as a publisher.
+pub fn agent_user(agent: &str) -> String {
+    format!("agent-{agent}")
+}
+
+fn inbox(user: &str) -> String {
+    format!("_INBOX.{user}.>")
+}
+
+/// Claims of a user. `expires` in seconds since 1970.
+pub fn user(public_key: &str, name: &str, permissions: &Permissions, expires: i64) -> Claims {
+    let Permissions { publish, subscribe, answers } = permissions;
+    let mut nats = json!({
+        "type": "user",
+        "version": 2,
+        "subs": UNLIMITED,
+        "data": UNLIMITED,
+        "payload": UNLIMITED,
+        "allowed_connection_types": ["STANDARD"],
+        "pub": {"allow": publish},
+        "sub": {"allow": subscribe},
+    });
+    if *answers {
+        nats["resp"] = json!({"max": 1, "ttl": READ_TTL_NS});
+    }
+    Claims { expires: Some(expires), ..claims(public_key, name, nats) }
+}
+
+/// A service of the data account that sidecars or the gateway need.
+struct Service {
+    subject: &'static str,
+    streams: bool,
+}
+
+fn services() -> impl Iterator<Item = Service> {
+    [
+        ("ev.>", false),
+        ("to.>", false),
+        ("dead.>", false),
+        ("$JS.API.CONSUMER.MSG.NEXT.EVENTS.*", true),
+        ("$JS.API.CONSUMER.RESET.EVENTS.*", false),
+        ("$JS.API.CONSUMER.INFO.EVENTS.*", false),
+        ("$JS.ACK.EVENTS.*.>", false),
+        ("$JS.ACK.*.*.EVENTS.*.>", false),
+        ("$JS.API.STREAM.INFO.EVENTS", false),
+    ]
+    .into_iter()
+    .map(|(subject, streams)| Service { subject, streams })
+}
+
+impl Service {
+    fn export(&self) -> Value {
+        let mut export = json!({"name": self.subject, "subject": self.subject, "type": "service"});
+        if self.streams {
+            export["response_type"] = json!("Stream");
+            export["response_threshold"] = json!(PULL_THRESHOLD_NS);
+        } else {
+            export["response_type"] = json!("Singleton");
+        }
+        export
+    }
+
+    fn import(&self, account: &str) -> Value {
+        json!({"name": self.subject, "subject": self.subject, "account": account, "type": "service"})
+    }
+}
+
+fn claims(public_key: &str, name: &str, nats: Value) -> Claims {
+    Claims { subject: public_key.to_owned(), name: name.to_owned(), expires: None, nats }
+}
+
+/// A user without permissions of its own gets nothing.
+fn nobody() -> Value {
+    json!({"pub": {"deny": [">"]}, "sub": {"deny": [">"]}})
+}
+
+fn limits(storage: Option<StorageLimits>) -> Value {
+    let mut limits = json!({
+        "subs": UNLIMITED, "data": UNLIMITED, "payload": UNLIMITED,
+        "imports": UNLIMITED, "exports": UNLIMITED, "wildcards": true,
+        "conn": UNLIMITED, "leaf": 0, "disallow_bearer": true,
+    });
+    if let Some(StorageLimits { disk_bytes, streams }) = storage {
+        limits["disk_storage"] = json!(disk_bytes);
+        limits["streams"] = json!(streams);
+        limits["consumer"] = json!(UNLIMITED);
+        limits["max_bytes_required"] = json!(true);
+    }
+    limits
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_agent_gets_its_own_subjects_and_no_others() {
+        let permissions = agent_permissions("permits", &["evt.permit.recorded".parse().unwrap()]);
+        assert_eq!(
+            permissions.publish,
+            [
+                "ev.agent-permits.*.evt.permit.recorded.*",
+                "to.*.agent-permits.*.evt.permit.recorded.*",
+                "dead.permits.>",
+                "$JS.API.CONSUMER.MSG.NEXT.EVENTS.agent-permits",
+                "$JS.API.CONSUMER.RESET.EVENTS.agent-permits",
+                "$JS.API.CONSUMER.INFO.EVENTS.agent-permits",
+                "$JS.ACK.EVENTS.agent-permits.>",
+                "$JS.ACK.*.*.EVENTS.agent-permits.>",
+            ]
+        );
+        assert_eq!(permissions.subscribe, ["_INBOX.agent-permits.>", "rq.permits.>"]);
+    }
+
+    #[test]
+    fn the_runtime_account_imports_what_the_data_account_exports_and_has_no_storage() {
+        let data = data_account("AD", "permits", StorageLimits { disk_bytes: 1, streams: 2 });
+        let runtime = runtime_account("AR", "permits", "AD");
+        let subjects = |claims: &Claims, list: &str| -> Vec<String> {
+            claims.nats[list].as_array().unwrap().iter().map(|s| s["subject"].as_str().unwrap().to_owned()).collect()
+        };
+        assert_eq!(subjects(&data, "exports"), subjects(&runtime, "imports"));
+        assert_eq!(data.nats["limits"]["disk_storage"], 1);
+        assert_eq!(runtime.nats["limits"]["disk_storage"], Value::Null);
+        assert_eq!(runtime.nats["limits"]["disallow_bearer"], true);
+    }
+}

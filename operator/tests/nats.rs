@@ -100,7 +100,9 @@ async fn an_agent_cannot_go_beyond_its_own_rights() {
     ] {
         permits.refused(subject).await;
     }
-    for subject in ["ev.>", "to.>", ">", "_INBOX.>", "_INBOX.agent-ledger.>", "_INBOX.gateway.>", "rq.ledger.>", "$JS.>"] {
+    for subject in
+        ["ev.>", "to.>", ">", "_INBOX.>", "_INBOX.agent-ledger.>", "_INBOX.gateway.>", "rq.ledger.>", "$JS.>"]
+    {
         permits.cannot_subscribe(subject).await;
     }
     assert_eq!(broker.messages().await, 0);

@@ -7,10 +7,8 @@ use serde_json::Value;
 /// Asks, and returns the answer's JSON. A JetStream error in it becomes [`Error::Refused`].
 pub async fn call(client: &Client, subject: &str, request: &Value) -> Result<Value, Error> {
     let payload = if request.is_null() { String::new() } else { request.to_string() };
-    let answer = client
-        .request(subject.to_owned(), payload.into())
-        .await
-        .map_err(|error| Error::unavailable(subject, error))?;
+    let answer =
+        client.request(subject.to_owned(), payload.into()).await.map_err(|error| Error::unavailable(subject, error))?;
     let answer: Value = serde_json::from_slice(&answer.payload)
         .map_err(|error| Error::Answer { call: subject.to_owned(), why: error.to_string() })?;
     match answer.get("error") {

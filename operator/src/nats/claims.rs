@@ -6,7 +6,7 @@
 
 use super::jwt::Claims;
 use rhizon_kernel::{EventType, subject};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 /// `-1` is "no limit" in the claims of accounts and users.
 const UNLIMITED: i64 = -1;
@@ -66,6 +66,7 @@ pub fn runtime_account(public_key: &str, workspace: &str, data_account: &str) ->
             "limits": limits(None),
             "default_permissions": nobody(),
             "imports": services().map(|service| service.import(data_account)).collect::<Vec<_>>(),
+            "mappings": services().filter_map(|service| service.mapping()).collect::<Map<_, _>>(),
         }),
     )
 }
@@ -86,8 +87,9 @@ pub fn agent_permissions(agent: &str, publishes: &[EventType]) -> Permissions {
     publish.extend([
         format!("dead.{agent}.>"),
         format!("$JS.API.CONSUMER.MSG.NEXT.EVENTS.{user}"),
-        format!("$JS.API.CONSUMER.RESET.EVENTS.{user}"),
-        format!("$JS.API.CONSUMER.INFO.EVENTS.{user}"),
+        // The broker asks for the right to what a request to JetStream's API is mapped to.
+        format!("js.CONSUMER.RESET.EVENTS.{user}"),
+        format!("js.CONSUMER.INFO.EVENTS.{user}"),
         format!("$JS.ACK.EVENTS.{user}.>"),
         format!("$JS.ACK.*.*.EVENTS.{user}.>"),
     ]);
@@ -102,7 +104,7 @@ pub fn gateway_permissions() -> Permissions {
             format!("ev.{user}.>"),
             format!("to.*.{user}.>"),
             "rq.*.*".to_owned(),
-            "$JS.API.STREAM.INFO.EVENTS".to_owned(),
+            "js.STREAM.INFO.EVENTS".to_owned(),
         ],
         subscribe: vec![inbox(user)],
         answers: false,
@@ -145,29 +147,41 @@ pub fn user(public_key: &str, name: &str, permissions: &Permissions, expires: i6
 /// A service of the data account that sidecars or the gateway need.
 struct Service {
     subject: &'static str,
-    streams: bool,
+    kind: Kind,
+}
+
+#[derive(PartialEq)]
+enum Kind {
+    /// Takes a message, answers once.
+    Plain,
+    /// A pull: many messages come back.
+    Pull,
+    /// A request to JetStream's API. Every account, also one without storage, has the broker's own import of
+    /// `$JS.API.>`, and its answer "not enabled" would race with the right one. So the request is mapped to a subject
+    /// of our own, which only our import has.
+    Api,
 }
 
 fn services() -> impl Iterator<Item = Service> {
     [
-        ("ev.>", false),
-        ("to.>", false),
-        ("dead.>", false),
-        ("$JS.API.CONSUMER.MSG.NEXT.EVENTS.*", true),
-        ("$JS.API.CONSUMER.RESET.EVENTS.*", false),
-        ("$JS.API.CONSUMER.INFO.EVENTS.*", false),
-        ("$JS.ACK.EVENTS.*.>", false),
-        ("$JS.ACK.*.*.EVENTS.*.>", false),
-        ("$JS.API.STREAM.INFO.EVENTS", false),
+        ("ev.>", Kind::Plain),
+        ("to.>", Kind::Plain),
+        ("dead.>", Kind::Plain),
+        ("$JS.API.CONSUMER.MSG.NEXT.EVENTS.*", Kind::Pull),
+        ("$JS.API.CONSUMER.RESET.EVENTS.*", Kind::Api),
+        ("$JS.API.CONSUMER.INFO.EVENTS.*", Kind::Api),
+        ("$JS.API.STREAM.INFO.EVENTS", Kind::Api),
+        ("$JS.ACK.EVENTS.*.>", Kind::Plain),
+        ("$JS.ACK.*.*.EVENTS.*.>", Kind::Plain),
     ]
     .into_iter()
-    .map(|(subject, streams)| Service { subject, streams })
+    .map(|(subject, kind)| Service { subject, kind })
 }
 
 impl Service {
     fn export(&self) -> Value {
         let mut export = json!({"name": self.subject, "subject": self.subject, "type": "service"});
-        if self.streams {
+        if self.kind == Kind::Pull {
             export["response_type"] = json!("Stream");
             export["response_threshold"] = json!(PULL_THRESHOLD_NS);
         } else {
@@ -177,7 +191,20 @@ impl Service {
     }
 
     fn import(&self, account: &str) -> Value {
-        json!({"name": self.subject, "subject": self.subject, "account": account, "type": "service"})
+        let mut import = json!({"name": self.subject, "subject": self.subject, "account": account, "type": "service"});
+        if self.kind == Kind::Api {
+            import["local_subject"] = json!(self.local());
+        }
+        import
+    }
+
+    fn mapping(&self) -> Option<(String, Value)> {
+        let target = json!([{"subject": self.local().replace('*', "{{wildcard(1)}}")}]);
+        (self.kind == Kind::Api).then(|| (self.subject.to_owned(), target))
+    }
+
+    fn local(&self) -> String {
+        self.subject.replace("$JS.API.", "js.")
     }
 }
 
@@ -219,8 +246,8 @@ mod tests {
                 "to.*.agent-permits.*.evt.permit.recorded.*",
                 "dead.permits.>",
                 "$JS.API.CONSUMER.MSG.NEXT.EVENTS.agent-permits",
-                "$JS.API.CONSUMER.RESET.EVENTS.agent-permits",
-                "$JS.API.CONSUMER.INFO.EVENTS.agent-permits",
+                "js.CONSUMER.RESET.EVENTS.agent-permits",
+                "js.CONSUMER.INFO.EVENTS.agent-permits",
                 "$JS.ACK.EVENTS.agent-permits.>",
                 "$JS.ACK.*.*.EVENTS.agent-permits.>",
             ]

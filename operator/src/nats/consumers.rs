@@ -75,7 +75,11 @@ pub fn plan(wanted: &Consumer, first_sequence: u64, found: Option<&Value>) -> Pl
     sort_filters(&mut config);
     let mut sorted = wanted.config.clone();
     sort_filters(&mut sorted);
-    if api::differs(&sorted, &config) { Plan::Update(api::overlay(&wanted.config, &found["config"])) } else { Plan::Keep }
+    if api::differs(&sorted, &config) {
+        Plan::Update(api::overlay(&wanted.config, &found["config"]))
+    } else {
+        Plan::Keep
+    }
 }
 
 /// The broker keeps filters in the order in which they came; the order means nothing.

@@ -30,12 +30,7 @@ pub async fn look_up(system: &Client, public_key: &str) -> Result<Option<Claims>
 }
 
 /// Deletes accounts. Those that are gone already are no error.
-pub async fn delete_accounts(
-    system: &Client,
-    signer: &KeyPair,
-    public_keys: &[String],
-    now: i64,
-) -> Result<(), Error> {
+pub async fn delete_accounts(system: &Client, signer: &KeyPair, public_keys: &[String], now: i64) -> Result<(), Error> {
     let mut present = Vec::new();
     for public_key in public_keys {
         if look_up(system, public_key).await?.is_some() {
@@ -55,10 +50,8 @@ pub async fn delete_accounts(
 }
 
 async fn request(system: &Client, subject: &str, jwt: String) -> Result<(), Error> {
-    let answer = system
-        .request(subject.to_owned(), jwt.into())
-        .await
-        .map_err(|error| Error::unavailable(subject, error))?;
+    let answer =
+        system.request(subject.to_owned(), jwt.into()).await.map_err(|error| Error::unavailable(subject, error))?;
     let answer: Value = serde_json::from_slice(&answer.payload)
         .map_err(|error| Error::Answer { call: subject.to_owned(), why: error.to_string() })?;
     match answer.get("error") {

@@ -4,21 +4,18 @@ use async_nats::{Client, ConnectOptions, HeaderMap};
 use futures::StreamExt as _;
 use rhizon_api::{RhizonAgentSpec, settings::Sidecar, workspace::Messaging};
 use rhizon_operator::nats::{
-    api, claims,
-    claims::Permissions,
-    connect, consumers, credentials, keys, resolver, server,
-    streams,
+    api, claims, claims::Permissions, connect, consumers, credentials, keys, resolver, server, streams,
 };
 use rhizon_tests::nats::{Options, Server};
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{Mutex, mpsc};
 
-pub const WORKSPACE: &str = "permits";
+pub(crate) const WORKSPACE: &str = "permits";
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Headers by name and value.
-pub fn header_map(pairs: &[(&'static str, &str)]) -> HeaderMap {
+pub(crate) fn header_map(pairs: &[(&'static str, &str)]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in pairs {
         headers.insert(*name, *value);
@@ -26,21 +23,21 @@ pub fn header_map(pairs: &[(&'static str, &str)]) -> HeaderMap {
     headers
 }
 
-pub struct Broker {
+pub(crate) struct Broker {
     server: Arc<Server>,
     installation: Arc<keys::Installation>,
     workspace: String,
-    pub keys: keys::Workspace,
-    pub system: Client,
-    pub data: Client,
+    pub(crate) keys: keys::Workspace,
+    pub(crate) system: Client,
+    pub(crate) data: Client,
 }
 
-pub fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     k8s_openapi::jiff::Timestamp::now().as_second()
 }
 
 impl Broker {
-    pub async fn start(workspace: &str) -> Self {
+    pub(crate) async fn start(workspace: &str) -> Self {
         let installation = keys::Installation::generate();
         let operator = server::configuration(&installation, now()).unwrap();
         let server = rhizon_tests::nats::start(&Options { operator: Some(operator), ..Options::default() });
@@ -48,7 +45,7 @@ impl Broker {
     }
 
     /// Another workspace of the same broker.
-    pub async fn workspace(&self, name: &str) -> Self {
+    pub(crate) async fn workspace(&self, name: &str) -> Self {
         Self::enter(self.server.clone(), self.installation.clone(), name).await
     }
 
@@ -65,17 +62,17 @@ impl Broker {
     }
 
     /// Whether anything had to be written.
-    pub async fn ensure_accounts(&self) -> bool {
+    pub(crate) async fn ensure_accounts(&self) -> bool {
         push_accounts(&self.system, &self.installation, &self.keys, &self.workspace).await
     }
 
-    pub async fn delete_accounts(&self) {
+    pub(crate) async fn delete_accounts(&self) {
         let keys = [self.keys.runtime.public_key(), self.keys.data.public_key()];
         resolver::delete_accounts(&self.system, &self.installation.operator_signing, &keys, now()).await.unwrap();
     }
 
     /// An agent with its consumer, connected as its sidecar would be.
-    pub async fn agent(&self, name: &str, publishes: &[&str], subscribes: &[&str]) -> User {
+    pub(crate) async fn agent(&self, name: &str, publishes: &[&str], subscribes: &[&str]) -> User {
         let spec: RhizonAgentSpec = serde_json::from_value(json!({
             "subscribes": subscribes, "publishes": publishes, "container": {"image": "x"}
         }))
@@ -86,7 +83,7 @@ impl Broker {
         self.user(&claims::agent_user(name), &permissions).await
     }
 
-    pub async fn gateway(&self) -> User {
+    pub(crate) async fn gateway(&self) -> User {
         self.user("gateway", &claims::gateway_permissions()).await
     }
 
@@ -95,12 +92,12 @@ impl Broker {
         User::connect(&self.server.url(), name, file, PATIENCE).await.unwrap()
     }
 
-    pub async fn messages(&self) -> u64 {
+    pub(crate) async fn messages(&self) -> u64 {
         self.state().await.0["messages"].as_u64().unwrap()
     }
 
     /// The event stream's state, and each consumer's position.
-    pub async fn state(&self) -> (Value, Vec<Value>) {
+    pub(crate) async fn state(&self) -> (Value, Vec<Value>) {
         let info = api::call(&self.data, "$JS.API.STREAM.INFO.EVENTS", &Value::Null).await.unwrap();
         let consumers = api::call(&self.data, "$JS.API.CONSUMER.LIST.EVENTS", &Value::Null).await.unwrap();
         let positions = consumers["consumers"].as_array().unwrap().iter();
@@ -120,8 +117,7 @@ async fn push_accounts(
     let (data, runtime) = (keys.data.public_key(), keys.runtime.public_key());
     let limits = streams::storage_limits(&Messaging::default());
     let mut written = false;
-    for account in
-        [claims::data_account(&data, workspace, limits), claims::runtime_account(&runtime, workspace, &data)]
+    for account in [claims::data_account(&data, workspace, limits), claims::runtime_account(&runtime, workspace, &data)]
     {
         written |= resolver::ensure_account(system, &installation.operator_signing, &account, now()).await.unwrap();
     }
@@ -129,8 +125,8 @@ async fn push_accounts(
 }
 
 /// Somebody with a credentials file.
-pub struct User {
-    pub client: Client,
+pub(crate) struct User {
+    pub(crate) client: Client,
     name: String,
     url: String,
     file: String,
@@ -138,7 +134,12 @@ pub struct User {
 }
 
 impl User {
-    async fn connect(url: &str, name: &str, file: String, patience: Duration) -> Result<Self, async_nats::ConnectError> {
+    async fn connect(
+        url: &str,
+        name: &str,
+        file: String,
+        patience: Duration,
+    ) -> Result<Self, async_nats::ConnectError> {
         let (send, receive) = mpsc::unbounded_channel();
         let client = ConnectOptions::with_credentials(&file)
             .expect("a credentials file")
@@ -151,21 +152,15 @@ impl User {
             })
             .connect(url)
             .await?;
-        Ok(Self {
-            client,
-            name: name.to_owned(),
-            url: url.to_owned(),
-            file,
-            violations: Arc::new(Mutex::new(receive)),
-        })
+        Ok(Self { client, name: name.to_owned(), url: url.to_owned(), file, violations: Arc::new(Mutex::new(receive)) })
     }
 
-    pub async fn reconnect(&self, patience: Duration) -> Result<Self, async_nats::ConnectError> {
+    pub(crate) async fn reconnect(&self, patience: Duration) -> Result<Self, async_nats::ConnectError> {
         Self::connect(&self.url, &self.name, self.file.clone(), patience).await
     }
 
     /// Publishes and returns the broker's PubAck.
-    pub async fn publish(&self, subject: &str, headers: &[(&'static str, &str)], payload: &str) -> Value {
+    pub(crate) async fn publish(&self, subject: &str, headers: &[(&'static str, &str)], payload: &str) -> Value {
         let headers = header_map(headers);
         let request = async_nats::Request::new().headers(headers).payload(payload.to_owned().into());
         let answer = self.client.send_request(subject.to_owned(), request).await.expect("a PubAck");
@@ -175,27 +170,27 @@ impl User {
     }
 
     /// Publishes without waiting for an answer.
-    pub async fn put(&self, subject: &str, headers: &[(&'static str, &str)], payload: &str) {
+    pub(crate) async fn put(&self, subject: &str, headers: &[(&'static str, &str)], payload: &str) {
         let headers = header_map(headers);
         self.client.publish_with_headers(subject.to_owned(), headers, payload.to_owned().into()).await.unwrap();
     }
 
-    pub async fn put_with_reply(&self, subject: &str, reply: &str, payload: &str) {
+    pub(crate) async fn put_with_reply(&self, subject: &str, reply: &str, payload: &str) {
         let payload = payload.to_owned().into();
         self.client.publish_with_reply(subject.to_owned(), reply.to_owned(), payload).await.unwrap();
     }
 
-    pub async fn ask(&self, subject: &str, payload: &str) -> Option<String> {
+    pub(crate) async fn ask(&self, subject: &str, payload: &str) -> Option<String> {
         let answer = self.client.request(subject.to_owned(), payload.to_owned().into()).await.ok()?;
         String::from_utf8(answer.payload.to_vec()).ok()
     }
 
-    pub async fn api(&self, subject: &str, request: &Value) -> Value {
+    pub(crate) async fn api(&self, subject: &str, request: &Value) -> Value {
         api::call(&self.client, subject, request).await.unwrap()
     }
 
     /// Payload and ack subject of what is there now.
-    pub async fn pull(&self, consumer: &str, batch: u32) -> Vec<(String, String)> {
+    pub(crate) async fn pull(&self, consumer: &str, batch: u32) -> Vec<(String, String)> {
         let inbox = self.client.new_inbox();
         let mut messages = self.client.subscribe(inbox.clone()).await.unwrap();
         let request = json!({"batch": batch, "no_wait": true}).to_string();
@@ -215,18 +210,25 @@ impl User {
     }
 
     /// Publishing to the subject is a violation, which the broker says.
-    pub async fn refused(&self, subject: &str) {
+    pub(crate) async fn refused(&self, subject: &str) {
         self.put_with_reply(subject, &self.client.new_inbox(), "{}").await;
         self.violation(subject).await;
     }
 
-    pub async fn cannot_subscribe(&self, subject: &str) {
+    pub(crate) async fn cannot_subscribe(&self, subject: &str) {
         let _subscription = self.client.subscribe(subject.to_owned()).await.unwrap();
         self.violation(subject).await;
     }
 
     async fn violation(&self, subject: &str) {
-        let wanted = format!("\"{}\"", subject.to_lowercase());
+        // The broker names what the subject is mapped to.
+        let mapped = match subject.strip_prefix("$JS.API.") {
+            Some(rest) if ["CONSUMER.RESET.", "CONSUMER.INFO.", "STREAM.INFO."].iter().any(|p| rest.starts_with(p)) => {
+                format!("js.{rest}")
+            }
+            _ => subject.to_owned(),
+        };
+        let wanted = format!("\"{}\"", mapped.to_lowercase());
         let mut violations = self.violations.lock().await;
         let seen = async {
             while let Some(event) = violations.recv().await {
@@ -238,4 +240,3 @@ impl User {
         tokio::time::timeout(PATIENCE, seen).await.unwrap_or_else(|_| panic!("{} may use {subject}", self.name));
     }
 }
-

@@ -52,7 +52,7 @@ def react_or_error(item):
     try:
         return react(item)
     except Rejected as rejected:
-        return {"error": problem(422, str(rejected))}
+        return {"problem": problem(422, str(rejected))}
 
 
 def problem(status, detail):

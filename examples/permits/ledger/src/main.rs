@@ -65,7 +65,7 @@ async fn receive(Json(item): Json<Item>) -> Response {
 
 /// In a batch, an item that is rejected fails only itself.
 async fn receive_batch(Json(batch): Json<Batch>) -> Json<Value> {
-    let answer = |item| react(item).unwrap_or_else(|problem| json!({"error": problem}));
+    let answer = |item| react(item).unwrap_or_else(|problem| json!({"problem": problem}));
     Json(json!({"items": batch.items.into_iter().map(answer).collect::<Vec<_>>()}))
 }
 

@@ -1,0 +1,89 @@
+//! The caller of a request, as handlers get it: proven before anything else of the request is looked at.
+
+use std::sync::Arc;
+
+use axum::extract::{FromRef, FromRequestParts};
+use axum::http::header::{AUTHORIZATION, HOST};
+use axum::http::request::Parts;
+use axum::http::uri::Authority;
+use tokio::sync::watch;
+
+use super::access::Rights;
+use super::auth::{Authenticator, Identity};
+use super::policy::Policy;
+use super::problem::Problem;
+
+/// A proven identity, and the policy that was in force when the request came.
+pub(super) struct Caller {
+    policy: Arc<Policy>,
+    pub(super) identity: Identity,
+}
+
+impl Caller {
+    pub(super) fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    pub(super) fn rights(&self) -> Result<Rights<'_>, Problem> {
+        Rights::of(&self.identity, &self.policy.access).map_err(|error| Problem::forbidden(error.to_string()))
+    }
+
+    pub(super) fn may_read(&self) -> Result<(), Problem> {
+        self.rights()?.read(&self.identity.actor).map_err(|error| Problem::forbidden(error.to_string()))
+    }
+
+    /// Only who may read learns which agents there are.
+    pub(super) fn may_read_of(&self, agent: &str) -> Result<(), Problem> {
+        self.may_read()?;
+        if self.policy.agents.iter().any(|known| known == agent) {
+            return Ok(());
+        }
+        let known = self.policy.agents.join(", ");
+        Err(Problem::not_found(format!("there is no agent '{agent}' in this workspace; it has: {known}")))
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Caller
+where
+    watch::Receiver<Arc<Policy>>: FromRef<S>,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let policy = watch::Receiver::from_ref(state).borrow().clone();
+        if matches!(policy.authenticator, Authenticator::Everyone(_)) && !names_loopback(parts) {
+            return Err(Problem::forbidden("local mode answers to localhost only"));
+        }
+        let authorization = parts.headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+        let identity = policy
+            .authenticator
+            .identify(authorization)
+            .map_err(|error| Problem::unauthenticated(error.to_string()))?;
+        Ok(Self { policy, identity })
+    }
+}
+
+/// A web page can make a browser call a loopback address under a name of its own (DNS rebinding), but not under ours.
+fn names_loopback(parts: &Parts) -> bool {
+    let given = parts.headers.get(HOST).and_then(|value| value.to_str().ok()).or(parts.uri.host()).unwrap_or_default();
+    given.parse::<Authority>().is_ok_and(|name| matches!(name.host(), "localhost" | "127.0.0.1" | "[::1]"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_names_are_local() {
+        let local = |host: &str| {
+            let request = axum::http::Request::builder().header(HOST, host).body(()).unwrap();
+            names_loopback(&request.into_parts().0)
+        };
+        for host in ["localhost", "localhost:8088", "127.0.0.1:1", "127.0.0.1", "[::1]:8088", "[::1]"] {
+            assert!(local(host), "{host}");
+        }
+        for host in ["", "evil.example", "evil.example:8088", "localhost.evil.example", "127.0.0.1.evil:80"] {
+            assert!(!local(host), "{host}");
+        }
+    }
+}

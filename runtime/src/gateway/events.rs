@@ -1,0 +1,105 @@
+//! `POST /v1/events`: events in, 202 once the broker has them.
+
+use std::time::Duration;
+
+use axum::body::{Body, to_bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use jiff::Timestamp;
+
+use super::App;
+use super::admit::admit;
+use super::caller::Caller;
+use super::ingest::{self, BODY_BYTES};
+use super::problem::Problem;
+use super::publish::PublishError;
+
+/// How long a client may take to send its body.
+const BODY_TIME: Duration = Duration::from_secs(30);
+
+/// How long a client should wait before it tries a full stream again.
+const FULL_PAUSE: Duration = Duration::from_secs(5);
+
+pub(super) async fn post(
+    caller: Caller,
+    State(app): State<App>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let rights = caller.rights()?;
+    if let Some(fill) = app.capacity.over_threshold() {
+        let detail = format!("its stream is {fill} % full; agents have to catch up, or events have to be purged");
+        return Err(Problem::too_many(detail, FULL_PAUSE));
+    }
+    let body = read_body(body).await?;
+
+    let rules = caller.policy().rules();
+    let request = ingest::read(&headers, &body, rules.limits)?;
+    let (trace, now) = (trace_parent(&headers), Timestamp::now());
+    let mut messages = Vec::with_capacity(request.events.len());
+    for (index, event) in request.events.into_iter().enumerate() {
+        let message = admit(event, &caller.identity, &rights, &rules, trace, now)
+            .map_err(|problem| if request.batched { problem.within(&format!("[{index}]")) } else { problem })?;
+        messages.push(message);
+    }
+
+    let accepted = messages.len();
+    if accepted > 0 {
+        app.queue.publish(messages).await.map_err(|error| refusal(&error))?;
+        app.metrics.accepted(accepted);
+    }
+    let answer = format!(r#"{{"accepted":{accepted}}}"#);
+    Ok((StatusCode::ACCEPTED, [(CONTENT_TYPE, "application/json")], answer).into_response())
+}
+
+async fn read_body(body: Body) -> Result<bytes::Bytes, Problem> {
+    let too_slow = |_| Problem::invalid("body_incomplete", "", "the body did not arrive in time");
+    match tokio::time::timeout(BODY_TIME, to_bytes(body, BODY_BYTES)).await.map_err(too_slow)? {
+        Ok(bytes) => Ok(bytes),
+        Err(error) if is_too_large(&error) => {
+            Err(Problem::too_large(format!("the body is larger than {BODY_BYTES} bytes; send fewer events at a time")))
+        }
+        Err(error) => Err(Problem::invalid("body_incomplete", "", format!("the body broke off: {error}"))),
+    }
+}
+
+fn is_too_large(error: &axum::Error) -> bool {
+    std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<http_body_util::LengthLimitError>)
+}
+
+/// The request's trace context, if it is one (W3C Trace Context, version 00): it goes into every event that has none.
+fn trace_parent(headers: &HeaderMap) -> Option<&str> {
+    let text = headers.get("traceparent")?.to_str().ok()?;
+    let lengths: Vec<usize> = text.split('-').map(str::len).collect();
+    let is_hex = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-'));
+    (lengths == [2, 32, 16, 2] && is_hex).then_some(text)
+}
+
+fn refusal(error: &PublishError) -> Problem {
+    match error {
+        PublishError::Full(_) => Problem::too_many(error.to_string(), FULL_PAUSE),
+        PublishError::Refused(_) => Problem::too_large(error.to_string()),
+        PublishError::Unavailable(_) => Problem::unavailable(
+            "broker_away",
+            format!("{error}; send the same events again, those that were stored have no second effect"),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_well_formed_trace_context_is_passed_on() {
+        let of = |text: &'static str| {
+            let headers = HeaderMap::from_iter([("traceparent".parse().unwrap(), text.parse().unwrap())]);
+            trace_parent(&headers).map(str::to_owned)
+        };
+        let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        assert_eq!(of(good).as_deref(), Some(good));
+        assert_eq!(of("00-xyz-01"), None);
+        assert_eq!(of("00-0AF7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"), None);
+    }
+}

@@ -1,0 +1,179 @@
+//! The reading half of the API: what sidecars answer, passed on to callers with the reader right.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use futures::future::join_all;
+use futures::stream::{self, StreamExt as _};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::caller::Caller;
+use super::problem::Problem;
+use super::reader::{After, Question, ReadError, Reader, Verb};
+
+/// Most entities of one page.
+const PAGE_ENTITIES: u32 = 1000;
+
+type Readers = State<Arc<dyn Reader>>;
+
+/// One row of the list of agents; a sidecar that does not answer is listed as not ready.
+#[derive(Serialize)]
+struct Listed<'a> {
+    name: &'a str,
+    #[serde(flatten)]
+    status: Status,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Status {
+    ready: bool,
+    position: u64,
+    records: u64,
+    entities: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    root: Option<String>,
+}
+
+/// `GET /v1/agents`
+pub(super) async fn agents(caller: Caller, State(reader): Readers) -> Result<Response, Problem> {
+    caller.may_read()?;
+    let ask = async |name: &str| {
+        let reply = reader.ask(name, Verb::Status, Question::default()).await.ok()?.into_json().ok()?;
+        serde_json::from_str::<Status>(reply.get()).ok()
+    };
+    let agents = &caller.policy().agents;
+    let answers = join_all(agents.iter().map(|name| ask(name))).await;
+    let items: Vec<Listed> =
+        agents.iter().zip(answers).map(|(name, answer)| Listed { name, status: answer.unwrap_or_default() }).collect();
+    Ok(json(&serde_json::json!({ "items": items })))
+}
+
+#[derive(Deserialize)]
+pub(super) struct EntityPage {
+    after: Option<String>,
+    limit: Option<u32>,
+}
+
+/// `GET /v1/agents/{agent}/entities?after=<key>&limit=<n>`
+pub(super) async fn entities(
+    caller: Caller,
+    State(reader): Readers,
+    Path(agent): Path<String>,
+    page: Result<Query<EntityPage>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Problem> {
+    caller.may_read_of(&agent)?;
+    let Query(page) = page.map_err(|error| invalid_query(&error))?;
+    let limit = page.limit.unwrap_or(PAGE_ENTITIES).clamp(1, PAGE_ENTITIES);
+    let question = Question { after: page.after.map(After::Key), limit: Some(limit), entity: None };
+    answer(reader.as_ref(), &agent, Verb::Entities, question).await
+}
+
+/// `GET /v1/agents/{agent}/entities/{entity}`
+pub(super) async fn entity(
+    caller: Caller,
+    State(reader): Readers,
+    Path((agent, entity)): Path<(String, String)>,
+) -> Result<Response, Problem> {
+    caller.may_read_of(&agent)?;
+    let question = Question { entity: Some(entity), ..Question::default() };
+    answer(reader.as_ref(), &agent, Verb::Entity, question).await
+}
+
+#[derive(Deserialize)]
+pub(super) struct RecordPage {
+    after: Option<u64>,
+    limit: Option<u32>,
+}
+
+/// `GET /v1/agents/{agent}/entities/{entity}/history?after=<seq>&limit=<n>`
+pub(super) async fn history(
+    caller: Caller,
+    State(reader): Readers,
+    Path((agent, entity)): Path<(String, String)>,
+    page: Result<Query<RecordPage>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Problem> {
+    caller.may_read_of(&agent)?;
+    let Query(page) = page.map_err(|error| invalid_query(&error))?;
+    let question = Question { entity: Some(entity), after: page.after.map(After::Sequence), limit: page.limit };
+    lines(reader, agent, Verb::History, question).await
+}
+
+/// `GET /v1/agents/{agent}/journal?after=<seq>`
+pub(super) async fn journal(
+    caller: Caller,
+    State(reader): Readers,
+    Path(agent): Path<String>,
+    page: Result<Query<RecordPage>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Problem> {
+    caller.may_read_of(&agent)?;
+    let Query(page) = page.map_err(|error| invalid_query(&error))?;
+    let question = Question { entity: None, after: page.after.map(After::Sequence), limit: page.limit };
+    lines(reader, agent, Verb::Journal, question).await
+}
+
+async fn answer(reader: &dyn Reader, agent: &str, verb: Verb, question: Question) -> Result<Response, Problem> {
+    let reply = reader.ask(agent, verb, question).await.and_then(super::reader::Reply::into_json);
+    Ok(json_text(&reply.map_err(|error| problem(agent, &error))?))
+}
+
+/// Pages as one stream. The first page is there before the answer begins, so that its error still has a status; a later
+/// error breaks the connection off, which no client takes for the end.
+async fn lines(reader: Arc<dyn Reader>, agent: String, verb: Verb, question: Question) -> Result<Response, Problem> {
+    let limited = question.limit.is_some();
+    let first = page(reader.as_ref(), &agent, verb, question.clone()).await.map_err(|e| problem(&agent, &e))?;
+    let next = first.1.filter(|_| !limited);
+    let rest = stream::try_unfold(next, move |next| {
+        let (reader, agent, question) = (reader.clone(), agent.clone(), question.clone());
+        async move {
+            let Some(after) = next else { return Ok::<_, ReadError>(None) };
+            let question = Question { after: Some(After::Sequence(after)), ..question };
+            let (body, next) = page(reader.as_ref(), &agent, verb, question).await?;
+            Ok(Some((body, next)))
+        }
+    });
+    let body = Body::from_stream(stream::once(async move { Ok(first.0) }).chain(rest));
+    Ok(([(CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+}
+
+async fn page(
+    reader: &dyn Reader,
+    agent: &str,
+    verb: Verb,
+    question: Question,
+) -> Result<(Bytes, Option<u64>), ReadError> {
+    let reply = reader.ask(agent, verb, question).await?.into_lines()?;
+    Ok((reply.body, reply.next))
+}
+
+fn problem(agent: &str, error: &ReadError) -> Problem {
+    match error {
+        ReadError::NoAnswer => {
+            let detail = format!("the sidecar of agent '{agent}' does not answer; look at `kubectl get rhizonagents`");
+            Problem::unavailable("agent_away", detail)
+        }
+        ReadError::Refused { code, detail } if code == "not_found" => Problem::not_found(detail.clone()),
+        ReadError::Refused { code, detail } if code == "bad_question" => {
+            Problem::invalid("invalid_query", "query", detail.clone())
+        }
+        ReadError::Refused { detail, .. } => Problem::unavailable("agent_refuses", detail.clone()),
+        ReadError::Unreadable(_) => Problem::unavailable("agent_unreadable", error.to_string()),
+    }
+}
+
+fn invalid_query(error: &axum::extract::rejection::QueryRejection) -> Problem {
+    Problem::invalid("invalid_query", "query", error.body_text())
+}
+
+fn json(value: &serde_json::Value) -> Response {
+    ([(CONTENT_TYPE, "application/json")], value.to_string()).into_response()
+}
+
+fn json_text(text: &RawValue) -> Response {
+    ([(CONTENT_TYPE, "application/json")], text.get().to_owned()).into_response()
+}

@@ -1,0 +1,207 @@
+//! The API over real HTTP, with a stream and sidecars that are played.
+
+use std::sync::Mutex;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use http_body_util::{BodyExt, Full};
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
+use rhizon_api::settings::Access;
+use serde_json::{Value, json};
+
+use super::*;
+
+const EVENT: &str =
+    r#"{"specversion":"1.0","id":"1","source":"/logs/a","type":"cmd.permit.record","subject":"case-1"}"#;
+
+#[derive(Default)]
+struct Stream {
+    stored: Mutex<Vec<Outgoing>>,
+    error: Mutex<Option<PublishError>>,
+    bytes: u64,
+}
+
+impl Publisher for Stream {
+    fn publish(&self, messages: Vec<Outgoing>) -> BoxFuture<'_, Result<Vec<Ack>, PublishError>> {
+        let result = match self.error.lock().unwrap().clone() {
+            Some(error) => Err(error),
+            None => Ok(messages.iter().map(|_| Ack { sequence: 1, duplicate: false }).collect()),
+        };
+        self.stored.lock().unwrap().extend(messages);
+        Box::pin(async { result })
+    }
+
+    fn usage(&self) -> BoxFuture<'_, Result<Usage, PublishError>> {
+        let bytes = self.bytes;
+        Box::pin(async move { Ok(Usage { bytes, limit_bytes: 100 }) })
+    }
+}
+
+/// Plays the agent `permits`, with a journal of three lines in two pages.
+struct Sidecar;
+
+impl Reader for Sidecar {
+    fn ask<'a>(&'a self, agent: &'a str, verb: Verb, question: Question) -> BoxFuture<'a, Result<Reply, ReadError>> {
+        let reply = |body: Value| Ok(Reply { body: Bytes::from(body.to_string()), next: None });
+        let lines = |text: &'static str, next| Ok(Reply { body: Bytes::from_static(text.as_bytes()), next });
+        let result = match (agent, verb, question.after) {
+            ("ledger", ..) => Err(ReadError::NoAnswer),
+            (_, Verb::Status, _) => {
+                reply(json!({"ok": {"ready": true, "position": 9, "records": 3, "entities": 1, "root": "ab"}}))
+            }
+            (_, Verb::Entities, after) => {
+                reply(json!({"ok": {"items": [], "next": null, "after": after, "limit": question.limit}}))
+            }
+            (_, Verb::Entity, _) if question.entity.as_deref() == Some("a b/c") => {
+                reply(json!({"ok": {"entity": "a b/c"}}))
+            }
+            (_, Verb::Entity, _) => reply(json!({"error": {"code": "not_found", "detail": "no record"}})),
+            (_, Verb::Journal, None) => lines("{\"link\":1}\n{\"link\":2}\n", Some(2)),
+            (_, Verb::Journal, Some(After::Sequence(2))) => lines("{\"link\":3}\n", None),
+            (_, Verb::History, _) => lines("{\"link\":1}\n", Some(1)),
+            _ => Err(ReadError::Unreadable("odd".into())),
+        };
+        Box::pin(async { result })
+    }
+}
+
+struct Api {
+    address: std::net::SocketAddr,
+    stream: Arc<Stream>,
+    stop: CancellationToken,
+    served: tokio::task::JoinHandle<io::Result<()>>,
+    client: Client<hyper_util::client::legacy::connect::HttpConnector, Full<Bytes>>,
+}
+
+impl Api {
+    async fn start(stream: Stream, read: bool) -> Self {
+        let entry = Access {
+            issuer: "kubernetes".into(),
+            subject: "clerk".into(),
+            roles: vec!["clerk".into()],
+            send: vec!["cmd.permit.record".parse().unwrap()],
+            sources: vec!["/logs/".into()],
+            read,
+        };
+        let agents = vec!["permits".to_owned(), "ledger".to_owned()];
+        let policy = Policy::local("permits".into(), &entry, vec![entry.clone()], agents);
+        let (stream, stop) = (Arc::new(stream), CancellationToken::new());
+        let gateway = Gateway {
+            policy: watch::channel(Arc::new(policy)).1,
+            publisher: stream.clone(),
+            reader: Arc::new(Sidecar),
+            metrics: Metrics::register(&mut prometheus_client::registry::Registry::default()),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let served = tokio::spawn(gateway.serve(listener, stop.clone()));
+        Self { address, stream, stop, served, client: Client::builder(TokioExecutor::new()).build_http() }
+    }
+
+    async fn call(&self, method: &str, path: &str, content_type: &str, body: &str) -> (u16, String) {
+        let request = http::Request::builder()
+            .method(method)
+            .uri(format!("http://{}{path}", self.address))
+            .header("content-type", content_type)
+            .body(Full::from(body.to_owned()))
+            .unwrap();
+        let response = self.client.request(request).await.unwrap();
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    async fn post(&self, body: &str) -> (u16, String) {
+        self.call("POST", "/v1/events", "application/cloudevents+json", body).await
+    }
+
+    async fn get(&self, path: &str) -> (u16, Value) {
+        let (status, body) = self.call("GET", path, "", "").await;
+        (status, serde_json::from_str(&body).unwrap_or(Value::String(body)))
+    }
+}
+
+#[tokio::test]
+async fn events_are_accepted_after_they_are_stored() {
+    let api = Api::start(Stream::default(), false).await;
+    assert_eq!(api.post(EVENT).await, (202, r#"{"accepted":1}"#.into()));
+    let batch = format!("[{EVENT},{EVENT}]");
+    let answer = api.call("POST", "/v1/events", "application/cloudevents-batch+json", &batch).await;
+    assert_eq!(answer, (202, r#"{"accepted":2}"#.into()));
+    assert_eq!(api.stream.stored.lock().unwrap().len(), 3);
+
+    api.stop.cancel();
+    api.served.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_batch_with_one_invalid_event_is_refused_whole() {
+    let api = Api::start(Stream::default(), false).await;
+    let batch = format!("[{EVENT},{}]", EVENT.replace("/logs/", "/rhizon/"));
+    let (status, body) = api.call("POST", "/v1/events", "application/cloudevents-batch+json", &batch).await;
+    let problem: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((status, &problem["field"], &problem["code"]), (403, &json!("[1].source"), &json!("forbidden")));
+    assert!(api.stream.stored.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn errors_have_the_status_that_says_what_to_do() {
+    let api = Api::start(Stream::default(), true).await;
+    assert_eq!(api.post("{").await.0, 400);
+    assert_eq!(api.call("POST", "/v1/events", "text/plain", EVENT).await.0, 415);
+    assert_eq!(api.post(&" ".repeat(ingest::BODY_BYTES + 1)).await.0, 413);
+    assert_eq!(api.call("PUT", "/v1/events", "", "").await.0, 405);
+    assert_eq!(api.get("/v2").await.1["code"], "not_found");
+    assert_eq!(api.get("/v1/agents/permits/journal?after=x").await.1["field"], "query");
+
+    for (error, status) in [
+        (PublishError::Unavailable("away".into()), 503),
+        (PublishError::Full("full".into()), 429),
+        (PublishError::Refused("x".into()), 413),
+    ] {
+        *api.stream.error.lock().unwrap() = Some(error);
+        assert_eq!(api.post(EVENT).await.0, status);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_is_nearly_full_takes_no_events_of_clients() {
+    let api = Api::start(Stream { bytes: 80, ..Stream::default() }, false).await;
+    // The first look at the stream happens while the first requests are answered.
+    while api.post(EVENT).await.0 == 202 {}
+    let (status, body) = api.post(EVENT).await;
+    assert_eq!(status, 429, "{body}");
+    assert!(body.contains("80 % full"), "{body}");
+}
+
+#[tokio::test]
+async fn readers_see_what_sidecars_answer() {
+    let api = Api::start(Stream::default(), true).await;
+    let (_, agents) = api.get("/v1/agents").await;
+    let up = json!({"name": "permits", "ready": true, "position": 9, "records": 3, "entities": 1, "root": "ab"});
+    let down = json!({"name": "ledger", "ready": false, "position": 0, "records": 0, "entities": 0});
+    assert_eq!(agents, json!({"items": [up, down]}));
+
+    let page = api.get("/v1/agents/permits/entities?after=a%2Fb&limit=5").await;
+    assert_eq!(page, (200, json!({"items": [], "next": null, "after": "a/b", "limit": 5})));
+    assert_eq!(api.get("/v1/agents/permits/entities/a%20b%2Fc").await, (200, json!({"entity": "a b/c"})));
+    assert_eq!(api.get("/v1/agents/permits/entities/unknown").await.0, 404);
+    assert_eq!(api.get("/v1/agents/nobody/entities/a").await.0, 404);
+    assert_eq!(api.get("/v1/agents/ledger/entities").await.1["code"], "agent_away");
+
+    let journal = api.call("GET", "/v1/agents/permits/journal", "", "").await;
+    assert_eq!(journal, (200, "{\"link\":1}\n{\"link\":2}\n{\"link\":3}\n".into()));
+    let history = api.call("GET", "/v1/agents/permits/entities/a/history?limit=1", "", "").await;
+    assert_eq!(history, (200, "{\"link\":1}\n".into()));
+}
+
+#[tokio::test]
+async fn who_may_only_send_reads_nothing() {
+    let api = Api::start(Stream::default(), false).await;
+    let paths =
+        ["/v1/agents", "/v1/agents/permits/entities", "/v1/agents/permits/entities/a", "/v1/agents/permits/journal"];
+    for path in paths {
+        assert_eq!(api.get(path).await.0, 403, "{path}");
+    }
+}

@@ -1,0 +1,190 @@
+//! What a consumer hands out, checked: an explicit-ack consumer may leave out, repeat or share messages, and each of
+//! these shows in its own sequence.
+
+use std::time::Duration;
+
+use async_nats::{StatusCode, Subject, Subscriber};
+use bytes::Bytes;
+use futures::{FutureExt as _, StreamExt as _};
+use tokio::sync::watch;
+
+use super::super::nats::Connection;
+use super::super::{BusError, Message, Result};
+use super::PULL_EXPIRES;
+
+const PULL_BYTES: usize = 8 << 20;
+
+pub(super) struct Feed {
+    inbox: Subscriber,
+    inbox_subject: String,
+    next_subject: String,
+    /// Messages that the pull under way may still bring.
+    outstanding: usize,
+    /// Last consumer sequence and last stream sequence taken.
+    consumer: u64,
+    stream: u64,
+    generation: u64,
+    reconnected: watch::Receiver<u64>,
+}
+
+/// What a reply subject tells of its message.
+#[derive(Debug, PartialEq, Eq)]
+struct Delivery {
+    delivered: u64,
+    stream: u64,
+    consumer: u64,
+}
+
+impl Feed {
+    pub(super) async fn open(
+        connection: &Connection,
+        next_subject: String,
+        position: u64,
+        generation: u64,
+    ) -> Result<Self> {
+        let unreachable = |cause: String| BusError::Unreachable { doing: "subscribe an inbox", cause };
+        let inbox_subject = connection.client.new_inbox();
+        let inbox = connection.client.subscribe(inbox_subject.clone()).await.map_err(|e| unreachable(e.to_string()))?;
+        Ok(Self {
+            inbox,
+            inbox_subject,
+            next_subject,
+            outstanding: 0,
+            consumer: 0,
+            stream: position,
+            generation,
+            reconnected: connection.generation.clone(),
+        })
+    }
+
+    /// Waits for the first message and takes those that are there with it.
+    pub(super) async fn pull(&mut self, connection: &Connection, max: usize) -> Result<Vec<(Message, Subject)>> {
+        let mut taken = Vec::new();
+        loop {
+            if self.outstanding == 0 {
+                self.ask(connection, max).await?;
+            }
+            let message = self.wait().await?;
+            self.take(message, &mut taken)?;
+            while taken.len() < max && self.outstanding > 0 {
+                let Some(message) = self.inbox.next().now_or_never() else { break };
+                self.take(message.ok_or_else(closed)?, &mut taken)?;
+            }
+            if !taken.is_empty() {
+                return Ok(taken);
+            }
+        }
+    }
+
+    async fn ask(&mut self, connection: &Connection, max: usize) -> Result<()> {
+        let request = format!(
+            "{{\"batch\":{max},\"max_bytes\":{PULL_BYTES},\"expires\":{},\"idle_heartbeat\":{}}}",
+            PULL_EXPIRES.as_nanos(),
+            (PULL_EXPIRES / 4).as_nanos(),
+        );
+        let reply = self.inbox_subject.clone();
+        connection
+            .client
+            .publish_with_reply(self.next_subject.clone(), reply, Bytes::from(request))
+            .await
+            .map_err(|e| BusError::Unreachable { doing: "pull", cause: e.to_string() })?;
+        self.outstanding = max;
+        Ok(())
+    }
+
+    async fn wait(&mut self) -> Result<async_nats::Message> {
+        let generation = self.generation;
+        tokio::select! {
+            message = self.inbox.next() => message.ok_or_else(closed),
+            _ = self.reconnected.wait_for(|now| *now != generation) => {
+                Err(BusError::Gap("the connection to the broker was made anew".into()))
+            }
+            () = tokio::time::sleep(PULL_EXPIRES + Duration::from_secs(5)) => {
+                Err(BusError::Gap("the broker has gone silent".into()))
+            }
+        }
+    }
+
+    fn take(&mut self, message: async_nats::Message, taken: &mut Vec<(Message, Subject)>) -> Result<()> {
+        if let Some(status) = message.status {
+            return self.status(status, message.description.as_deref().unwrap_or_default());
+        }
+        let delivery = message.reply.as_ref().and_then(|reply| Delivery::parse(reply));
+        let Some((reply, delivery)) = message.reply.zip(delivery) else {
+            // Through an import an empty message without a reply ends the pull.
+            self.outstanding = 0;
+            return Ok(());
+        };
+        self.outstanding = self.outstanding.saturating_sub(1);
+        if message.payload.is_empty() {
+            // It ends a pull through an import; the next one starts behind it.
+            self.outstanding = 0;
+        }
+        if delivery.consumer != self.consumer + 1 {
+            return Err(BusError::Gap(format!("consumer sequence {} after {}", delivery.consumer, self.consumer)));
+        }
+        self.consumer = delivery.consumer;
+        if delivery.stream <= self.stream {
+            return Ok(()); // Delivered again while in flight or settled: it was taken before.
+        }
+        if delivery.delivered != 1 {
+            return Err(BusError::Gap(format!("message {} is delivered again, and was never seen", delivery.stream)));
+        }
+        self.stream = delivery.stream;
+        let message =
+            Message { stream: delivery.stream, subject: message.subject.to_string(), payload: message.payload };
+        taken.push((message, reply));
+        Ok(())
+    }
+
+    fn status(&mut self, status: StatusCode, description: &str) -> Result<()> {
+        match status.as_u16() {
+            100 => Ok(()), // A heartbeat.
+            404 | 408 => {
+                self.outstanding = 0;
+                Ok(())
+            }
+            409 if description.contains("Consumer Deleted") || description.contains("Consumer is push") => {
+                Err(BusError::Refused { doing: "pull", code: 409, detail: description.to_owned() })
+            }
+            409 => {
+                self.outstanding = 0; // The pull's bytes are used up, or the server goes down.
+                Ok(())
+            }
+            503 => Err(BusError::Unreachable { doing: "pull", cause: "no responders".into() }),
+            code => Err(BusError::Refused { doing: "pull", code: u64::from(code), detail: description.to_owned() }),
+        }
+    }
+}
+
+fn closed() -> BusError {
+    BusError::Unreachable { doing: "pull", cause: "the connection is closed".into() }
+}
+
+impl Delivery {
+    /// `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>`; the second form has a
+    /// domain and an account's hash before the stream, and may have a token more behind.
+    fn parse(reply: &str) -> Option<Self> {
+        let tokens: Vec<&str> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
+        let first = match tokens.len() {
+            7 => 2,
+            9.. => 4,
+            _ => return None,
+        };
+        let number = |index: usize| tokens.get(first + index)?.parse().ok();
+        Some(Self { delivered: number(0)?, stream: number(1)?, consumer: number(2)? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_of_reply_are_read() {
+        let want = Delivery { delivered: 1, stream: 42, consumer: 7 };
+        assert_eq!(Delivery::parse("$JS.ACK.EVENTS.agent-a.1.42.7.1700000000.3").as_ref(), Some(&want));
+        assert_eq!(Delivery::parse("$JS.ACK._.hash.EVENTS.agent-a.1.42.7.1700000000.3.tok").as_ref(), Some(&want));
+        assert_eq!(Delivery::parse("_INBOX.x"), None);
+    }
+}

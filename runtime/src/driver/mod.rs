@@ -1,0 +1,166 @@
+//! The driver: it does the I/O and owns the time; the kernel decides.
+//!
+//! ```text
+//!  pull ─▶ load heads ─▶ admit ─▶ decide ─▶ call the agent ─▶ react ─▶ append ─▶ publish outputs
+//!   │                    └────────────── Window (pure) ──────────────┘     │
+//!   └── at most one of each is under way, except calls; the next batch's pull and calls run while this one is
+//!       appended and published ────────────────────────────────────────────┴─▶ tell the broker how far
+//! ```
+//!
+//! `drive` runs session after session. A session begins at the store's position and ends when what it has pulled can't
+//! be trusted any more; nothing but the store outlives it.
+
+pub(crate) mod outbox;
+mod session;
+mod window;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rhizon_kernel::Config;
+use tokio::sync::watch;
+
+use crate::agent::Agent;
+use crate::bus::EventBus;
+use crate::clock::Clock;
+use crate::metrics::Metrics;
+use crate::store::{EventStore, Mark, StoreError};
+
+pub use window::{Ordering, Retry};
+
+/// What the driver needs to know of its agent.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub config: Config,
+    pub ordering: Ordering,
+    pub retry: Retry,
+    /// How many events one pull may bring, and one append may hold.
+    pub batch_events: usize,
+    /// How many events the agent may have at once.
+    pub concurrency: usize,
+    pub revision: String,
+    /// The position of a store that has none yet: events up to it are before the agent's time.
+    pub first_position: u64,
+}
+
+/// What may be asked of a running driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Demand {
+    Run,
+    /// Finish what the agent has and take nothing new.
+    Hold,
+    /// The same, and end when that is done.
+    Stop,
+}
+
+/// What the driver tells of itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Whether it is attached and works.
+    pub attached: bool,
+    /// Whether it takes nothing new, as it was asked to.
+    pub held: bool,
+    /// Agent calls, appends and publishes under way.
+    pub in_flight: usize,
+    pub position: u64,
+    pub agent_reachable: bool,
+    pub last_error: Option<String>,
+}
+
+/// Why the driver ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Stopped {
+    #[error("as it was asked to")]
+    Asked,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(
+        "the broker's consumer has acknowledged up to {floor}, and the store only knows up to {position}: the store was lost or \
+         rolled back. Restore the volume, or delete the agent and create it again to start from its journal's beginning"
+    )]
+    StoreLost { floor: u64, position: u64 },
+}
+
+pub struct Driver<B, S, A, C> {
+    pub settings: Arc<Settings>,
+    pub bus: B,
+    pub store: S,
+    pub agent: A,
+    pub clock: C,
+    pub metrics: Arc<Metrics>,
+    pub demand: watch::Receiver<Demand>,
+    pub report: watch::Sender<Report>,
+}
+
+impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Driver<B, S, A, C> {
+    /// Takes ownership of the store and works until it is asked to stop or must not go on.
+    pub async fn drive(mut self) -> Stopped {
+        let mark = match self.claim().await {
+            Ok(mark) => mark,
+            Err(stopped) => return stopped,
+        };
+        let mut failures = 0_u32;
+        loop {
+            let ended = self.session(mark.epoch).await;
+            self.report.send_modify(|report| report.attached = false);
+            match ended {
+                Ok(session::Ended::Asked) => return Stopped::Asked,
+                Ok(session::Ended::Interrupted { worked, why }) => {
+                    failures = if worked { 0 } else { failures + 1 };
+                    self.metrics.interrupted(&why);
+                    self.report.send_modify(|report| report.last_error = Some(why.to_string()));
+                    tracing::warn!(reason = %why, "reading again from the store's position");
+                }
+                Err(Stopped::Store(error)) if error.is_transient() => {
+                    failures += 1;
+                    self.metrics.store_failed(&error);
+                    self.report.send_modify(|report| report.last_error = Some(error.to_string()));
+                    tracing::error!(%error, "the store failed; trying again");
+                }
+                Err(stopped) => return stopped,
+            }
+            if *self.demand.borrow() == Demand::Stop {
+                return Stopped::Asked;
+            }
+            self.clock.sleep(backoff(failures)).await;
+        }
+    }
+
+    /// The next epoch, and the config journaled if it is another than before.
+    async fn claim(&self) -> Result<Mark, Stopped> {
+        let mark = self.patiently(|| self.store.claim()).await?;
+        let change = mark.config_change(&self.settings.config, &self.settings.revision, self.clock.now());
+        if let Some(batch) = change {
+            self.patiently(|| self.store.append(batch.clone())).await?;
+        }
+        Ok(mark)
+    }
+
+    /// Tries again for as long as the store only has a bad moment.
+    async fn patiently<T, F>(&self, mut call: impl FnMut() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        let mut failures = 0;
+        loop {
+            match call().await {
+                Err(error) if error.is_transient() => {
+                    failures += 1;
+                    self.metrics.store_failed(&error);
+                    self.report.send_modify(|report| report.last_error = Some(error.to_string()));
+                    tracing::error!(%error, "the store failed; trying again");
+                    self.clock.sleep(backoff(failures)).await;
+                }
+                other => return other,
+            }
+        }
+    }
+}
+
+/// 0, 50 ms, 100 ms, … 3.2 s.
+fn backoff(failures: u32) -> Duration {
+    match failures {
+        0 => Duration::ZERO,
+        n => Duration::from_millis(25 << n.min(7)),
+    }
+}

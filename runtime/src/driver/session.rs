@@ -1,0 +1,344 @@
+//! One session: from attaching at the store's position until what was pulled can't be trusted any more.
+//!
+//! `work` is the hot path: wait for one thing to end, take it in, start what can be started.
+
+mod start;
+
+use std::collections::VecDeque;
+
+use futures::future::BoxFuture;
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use rhizon_kernel::chain::Hash;
+use rhizon_kernel::ingress::Arrival;
+use rhizon_kernel::record::Tail;
+
+use super::window::{Saved, SlotId, Window};
+use super::{Demand, Driver, Stopped, outbox};
+use crate::agent::{Agent, Answer, CallError};
+use crate::bus::{self, Ack, BusError, EventBus, Message, Outgoing};
+use crate::clock::Clock;
+use crate::store::{self, EventStore, Loaded, StoreError};
+
+/// Outputs are recovered in pages of so many records.
+const PAGE: usize = 500;
+
+pub(super) enum Ended {
+    Asked,
+    Interrupted { worked: bool, why: BusError },
+}
+
+/// Something that was under way has ended.
+enum Done {
+    Pulled(bus::Result<Vec<Message>>),
+    Loaded { arrivals: Vec<(u64, Arrival)>, entities: Vec<String>, loaded: store::Result<Loaded> },
+    Counted { id: SlotId, attempts: store::Result<u32> },
+    Called { ids: Vec<SlotId>, answers: Result<Vec<Answer>, CallError> },
+    Appended { result: store::Result<()>, append: Append },
+    Published { messages: Vec<Pending>, result: bus::Result<Vec<Ack>> },
+    Marked { sequence: u64, result: store::Result<()> },
+    Woken,
+    Acknowledged,
+    Demanded,
+}
+
+/// An append under way, and what it allows when it is durable.
+struct Append {
+    saved: Vec<Saved>,
+    messages: Vec<Pending>,
+    position: u64,
+    published: u64,
+    tail: Tail,
+}
+
+/// A message waiting to be published, and the record it belongs to.
+struct Pending {
+    sequence: u64,
+    message: Outgoing,
+}
+
+/// What is under way, at most one of each.
+#[derive(Default)]
+struct Busy {
+    fetching: bool,
+    appending: bool,
+    publishing: bool,
+    marking: bool,
+}
+
+struct Session<'a, B, S, A, C> {
+    driver: &'a mut Driver<B, S, A, C>,
+    epoch: u64,
+    window: Window,
+    tail: Tail,
+    position: u64,
+    outbox: VecDeque<Pending>,
+    /// Journal sequence up to which everything is published, and up to which the store knows it.
+    published: u64,
+    marked: u64,
+    tasks: FuturesUnordered<BoxFuture<'static, Done>>,
+    busy: Busy,
+    /// When the timer under way fires, and since when the agent is left alone.
+    wakes_ms: Option<i64>,
+    agent_rests_until_ms: i64,
+    agent_failures: u32,
+    publish_rests_until_ms: i64,
+    publish_failures: u32,
+    interrupted: Option<BusError>,
+    worked: bool,
+}
+
+impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Driver<B, S, A, C> {
+    pub(super) async fn session(&mut self, epoch: u64) -> Result<Ended, Stopped> {
+        let mark = self.store.mark().await?;
+        if mark.epoch != epoch {
+            return Err(StoreError::Fenced { ours: epoch, found: mark.epoch }.into());
+        }
+        let published = match self.recover_outbox(mark.published, mark.tail.sequence).await? {
+            Ok(published) => published,
+            Err(why) => return Ok(Ended::Interrupted { worked: false, why }),
+        };
+        let position = mark.position.max(self.settings.first_position);
+        match self.bus.attach(position).await {
+            Ok(attached) if attached.floor > position => {
+                return Err(Stopped::StoreLost { floor: attached.floor, position });
+            }
+            Ok(_) => {}
+            Err(why) => return Ok(Ended::Interrupted { worked: false, why }),
+        }
+        self.report.send_modify(|report| (report.attached, report.position) = (true, position));
+        Session::new(self, epoch, mark.tail, position, published, mark.published).work().await
+    }
+
+    /// Publishes what a former run committed and may not have published.
+    async fn recover_outbox(&self, published: u64, last: u64) -> Result<bus::Result<u64>, Stopped> {
+        let mut after = published;
+        loop {
+            let rows = self.store.outbox(after, PAGE).await?;
+            let Some(row) = rows.last() else { return Ok(Ok(last)) };
+            after = row.sequence;
+            let mut messages = Vec::new();
+            for row in &rows {
+                let lines = outbox::of_line(&self.settings.config, &row.line).map_err(|e| StoreError::Failed {
+                    doing: "recover outputs",
+                    cause: format!("record {} of the journal can't be read: {e}", row.sequence),
+                })?;
+                messages.extend(lines);
+            }
+            self.metrics.recovered(messages.len());
+            if let Err(why) = self.bus.publish(messages).await {
+                return Ok(Err(why));
+            }
+        }
+    }
+}
+
+impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C> {
+    fn new(
+        driver: &'a mut Driver<B, S, A, C>,
+        epoch: u64,
+        tail: Tail,
+        position: u64,
+        published: u64,
+        marked: u64,
+    ) -> Self {
+        let window = Window::new(driver.settings.clone(), position);
+        let session = Self {
+            driver,
+            epoch,
+            window,
+            tail,
+            position,
+            outbox: VecDeque::new(),
+            published,
+            marked,
+            tasks: FuturesUnordered::new(),
+            busy: Busy::default(),
+            wakes_ms: None,
+            agent_rests_until_ms: 0,
+            agent_failures: 0,
+            publish_rests_until_ms: 0,
+            publish_failures: 0,
+            interrupted: None,
+            worked: false,
+        };
+        session.watch_demand();
+        session
+    }
+
+    async fn work(mut self) -> Result<Ended, Stopped> {
+        loop {
+            self.start_all();
+            self.tell();
+            if !self.saving() {
+                if let Some(why) = self.interrupted.take() {
+                    return Ok(Ended::Interrupted { worked: self.worked, why });
+                }
+                if self.demand() == Demand::Stop && self.window.calling() == 0 {
+                    let marked = self.mark_now();
+                    marked.await?;
+                    return Ok(Ended::Asked);
+                }
+            }
+            match self.tasks.next().await {
+                Some(done) => self.take_in(done)?,
+                None => return Ok(Ended::Asked),
+            }
+        }
+    }
+
+    fn take_in(&mut self, done: Done) -> Result<(), Stopped> {
+        match done {
+            Done::Pulled(pulled) => self.pulled(pulled),
+            Done::Loaded { arrivals, entities, loaded } => {
+                self.busy.fetching = false;
+                self.window.admit(arrivals, entities, loaded?);
+            }
+            Done::Counted { id, attempts } => {
+                self.window.counted(id, attempts?);
+                self.call(vec![id]);
+            }
+            Done::Called { ids, answers } => self.called(&ids, answers),
+            Done::Appended { result, append } => self.appended(result, append)?,
+            Done::Published { messages, result } => self.published(messages, result),
+            Done::Marked { sequence, result } => {
+                self.busy.marking = false;
+                result?;
+                self.marked = sequence;
+            }
+            Done::Woken => self.wakes_ms = None,
+            Done::Acknowledged => {}
+            Done::Demanded => self.watch_demand(),
+        }
+        Ok(())
+    }
+
+    fn pulled(&mut self, pulled: bus::Result<Vec<Message>>) {
+        match pulled {
+            Ok(messages) => {
+                self.driver.metrics.pulled(messages.len());
+                self.load(&messages);
+            }
+            Err(why) => {
+                self.busy.fetching = false;
+                self.interrupted = Some(why);
+            }
+        }
+    }
+
+    fn called(&mut self, ids: &[SlotId], answers: Result<Vec<Answer>, CallError>) {
+        let now_ms = self.now_ms();
+        match answers {
+            Ok(answers) => {
+                self.agent_failures = 0;
+                for (id, answer) in ids.iter().zip(answers) {
+                    if let Some(reason) = self.window.answered(*id, answer, now_ms) {
+                        self.driver.metrics.try_failed(&reason);
+                        self.driver.report.send_modify(|report| {
+                            report.last_error = Some(format!("{}: {}", reason.code, reason.detail));
+                        });
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::warn!(%error, events = ids.len(), "asking the agent");
+                self.driver.metrics.call_failed(&error);
+                self.driver.report.send_modify(|report| report.last_error = Some(error.to_string()));
+                match &error {
+                    CallError::Unreachable(_) => {
+                        self.window.unreachable(ids);
+                        self.agent_failures += 1;
+                        self.agent_rests_until_ms = now_ms + rest_ms(self.agent_failures);
+                    }
+                    CallError::Lost(_) => {
+                        self.window.lost(ids, now_ms);
+                    }
+                }
+            }
+        }
+    }
+
+    fn appended(&mut self, result: store::Result<()>, append: Append) -> Result<(), Stopped> {
+        self.busy.appending = false;
+        match result {
+            Ok(()) => {}
+            // Perhaps our own earlier success: the next session looks at the store again, and checks the fence.
+            Err(StoreError::Conflict { expected, found }) => {
+                self.interrupted = Some(BusError::Gap(format!("the journal ends with {found}, not {expected}")));
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let Append { saved, messages, position, published, tail } = append;
+        self.worked = true;
+        (self.tail, self.position, self.marked) = (tail, position, self.marked.max(published));
+        self.window.appended(saved);
+        self.outbox.extend(messages);
+        if self.outbox.is_empty() && !self.busy.publishing {
+            self.published = tail.sequence;
+        }
+        self.driver.metrics.settled(position, tail.sequence);
+        self.acknowledge(position);
+        Ok(())
+    }
+
+    fn published(&mut self, messages: Vec<Pending>, result: bus::Result<Vec<Ack>>) {
+        self.busy.publishing = false;
+        match result {
+            Ok(acks) => {
+                self.driver.metrics.published(&acks);
+                self.publish_failures = 0;
+                let last = messages.last().map_or(0, |pending| pending.sequence);
+                // A record is published when all its messages are: the last one's may go on in the next batch.
+                self.published = match self.outbox.front() {
+                    Some(next) => next.sequence.saturating_sub(1).max(self.published),
+                    None => self.tail.sequence.max(last),
+                };
+            }
+            Err(error) => {
+                tracing::warn!(%error, "publishing outputs; trying again");
+                self.driver.metrics.publish_failed(&error);
+                self.driver.report.send_modify(|report| report.last_error = Some(error.to_string()));
+                self.publish_failures += 1;
+                self.publish_rests_until_ms = self.now_ms() + rest_ms(self.publish_failures);
+                for pending in messages.into_iter().rev() {
+                    self.outbox.push_front(pending);
+                }
+            }
+        }
+    }
+
+    /// Whether something is on its way to the store or the broker that must not be left half done.
+    fn saving(&self) -> bool {
+        self.busy.appending || self.busy.publishing || (!self.outbox.is_empty() && self.interrupted.is_none())
+    }
+
+    fn demand(&self) -> Demand {
+        *self.driver.demand.borrow()
+    }
+
+    fn now_ms(&self) -> i64 {
+        self.driver.clock.now().as_millisecond()
+    }
+
+    fn tell(&self) {
+        let in_flight = self.window.calling() + usize::from(self.saving());
+        let held = self.demand() != Demand::Run;
+        let (position, reachable) = (self.position, self.agent_failures == 0);
+        self.driver.report.send_if_modified(|report| {
+            let before = (report.in_flight, report.held, report.position, report.agent_reachable);
+            (report.in_flight, report.held, report.position, report.agent_reachable) =
+                (in_flight, held, position, reachable);
+            before != (in_flight, held, position, reachable)
+        });
+    }
+}
+
+/// 100 ms, 200 ms, … 3.2 s.
+fn rest_ms(failures: u32) -> i64 {
+    50 << failures.min(6)
+}
+
+/// Identity and entity of what is saved, for the window.
+fn saved(entity: &str, identity: Option<(Hash, Hash)>) -> Saved {
+    Saved { entity: entity.to_owned(), identity }
+}

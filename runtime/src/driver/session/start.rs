@@ -1,0 +1,208 @@
+//! What a session starts: each step looks whether it may, and puts a future among the tasks.
+
+use std::time::Duration;
+
+use rhizon_kernel::record::Observed;
+
+use super::super::window::{Harvest, SlotId};
+use super::super::{Demand, outbox};
+use super::{Append, Done, Pending, Session, saved};
+use crate::agent::{Agent, Item};
+use crate::bus::{EventBus, Message};
+use crate::clock::Clock;
+use crate::store::{Batch, Entry, EventStore, StoreError};
+
+/// Committed messages that may wait for the broker before no more is committed.
+const OUTBOX_MESSAGES: usize = 4_000;
+const PUBLISH_MESSAGES: usize = 500;
+/// How long after the last publish the store is told of it, when no append has done so.
+const MARK_AFTER: Duration = Duration::from_secs(1);
+
+impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
+    pub(super) fn start_all(&mut self) {
+        if self.interrupted.is_none() {
+            self.start_pull();
+            self.start_calls();
+            self.start_append();
+        }
+        self.start_publish();
+        self.start_mark();
+        self.start_timer();
+    }
+
+    fn start_pull(&mut self) {
+        if self.busy.fetching || !self.window.has_room() || self.demand() != Demand::Run {
+            return;
+        }
+        self.busy.fetching = true;
+        let (bus, max) = (self.driver.bus.clone(), self.driver.settings.batch_events);
+        self.tasks.push(Box::pin(async move { Done::Pulled(bus.pull(max).await) }));
+    }
+
+    pub(super) fn load(&mut self, messages: &[Message]) {
+        let (arrivals, entities, keys) = self.window.begin_load(messages);
+        let store = self.driver.store.clone();
+        self.tasks.push(Box::pin(async move {
+            let loaded = store.load(entities.clone(), keys).await;
+            Done::Loaded { arrivals, entities, loaded }
+        }));
+    }
+
+    fn start_calls(&mut self) {
+        let now_ms = self.now_ms();
+        if self.demand() != Demand::Run || now_ms < self.agent_rests_until_ms {
+            return;
+        }
+        let room = self.driver.settings.concurrency.saturating_sub(self.window.calling());
+        let ids = self.window.next_calls(now_ms, room);
+        if let [id] = ids[..]
+            && self.window.is_lone(id)
+        {
+            return self.count(id);
+        }
+        for chunk in ids.chunks(self.driver.agent.batch().max(1)) {
+            self.call(chunk.to_vec());
+        }
+    }
+
+    /// Counts a lone try before it is made: it may be the one that takes the pod down.
+    fn count(&mut self, id: SlotId) {
+        let Some(key) = self.window.slot(id).map(|slot| slot.arrival.key) else { return };
+        let (store, epoch) = (self.driver.store.clone(), self.epoch);
+        self.tasks.push(Box::pin(async move { Done::Counted { id, attempts: store.count_attempt(epoch, key).await } }));
+    }
+
+    pub(super) fn call(&mut self, ids: Vec<SlotId>) {
+        let item = |id: &SlotId| {
+            let (slot, head) = (self.window.slot(*id)?, self.window.head(*id)?);
+            Item::new(&self.driver.settings.config, &slot.arrival, head, slot.attempts + 1)
+        };
+        let items = ids.iter().filter_map(item).collect();
+        let agent = self.driver.agent.clone();
+        self.driver.metrics.called(ids.len());
+        self.tasks.push(Box::pin(async move { Done::Called { answers: agent.call(items).await, ids } }));
+    }
+
+    fn start_append(&mut self) {
+        if self.busy.appending || self.outbox.len() >= OUTBOX_MESSAGES {
+            return;
+        }
+        let Some(harvest) = self.window.harvest(self.driver.settings.batch_events) else { return };
+        let (batch, append) = self.build_append(harvest);
+        self.busy.appending = true;
+        let store = self.driver.store.clone();
+        self.tasks.push(Box::pin(async move { Done::Appended { result: store.append(batch).await, append } }));
+    }
+
+    fn build_append(&self, harvest: Harvest) -> (Batch, Append) {
+        let Harvest { settled, duplicates, position } = harvest;
+        self.driver.metrics.duplicates(duplicates);
+        let (settings, time) = (&self.driver.settings, self.driver.clock.now());
+        let mut tail = self.tail;
+        let mut entries = Vec::with_capacity(settled.len());
+        let published = self.published;
+        let mut append =
+            Append { saved: Vec::with_capacity(settled.len()), messages: Vec::new(), position, published, tail };
+        for event in settled {
+            self.driver.metrics.decided(event.commit.outcome);
+            let sequence = tail.sequence + 1;
+            let observed = Observed {
+                sequence,
+                stream: event.stream,
+                time,
+                attempts: event.attempts,
+                epoch: self.epoch,
+                revision: settings.revision.clone(),
+                traceparent: event.traceparent,
+                tracestate: event.tracestate,
+            };
+            let entry = Entry::of_commit(&mut tail, &event.commit, event.first, &observed);
+            let identity = entry.decision.as_ref().and_then(|decision| decision.identity);
+            append.saved.push(saved(&event.commit.entity, identity));
+            entries.push(entry);
+            let (traceparent, tracestate) = (observed.traceparent.as_deref(), observed.tracestate.as_deref());
+            let messages = outbox::of_commit(&settings.config, event.commit, traceparent, tracestate);
+            append.messages.extend(messages.into_iter().map(|message| Pending { sequence, message }));
+        }
+        append.tail = tail;
+        let after = self.tail.sequence;
+        let batch = Batch { epoch: self.epoch, after, entries, tail, position, published, config: None };
+        (batch, append)
+    }
+
+    /// Never two at a time: outputs keep the order of the journal.
+    fn start_publish(&mut self) {
+        if self.busy.publishing || self.outbox.is_empty() || self.now_ms() < self.publish_rests_until_ms {
+            return;
+        }
+        if self.interrupted.is_some() && self.publish_failures > 0 {
+            return; // The next session publishes it from the journal.
+        }
+        self.busy.publishing = true;
+        let count = self.outbox.len().min(PUBLISH_MESSAGES);
+        let messages: Vec<Pending> = self.outbox.drain(..count).collect();
+        let bus = self.driver.bus.clone();
+        self.tasks.push(Box::pin(async move {
+            let result = bus.publish(messages.iter().map(|pending| pending.message.clone()).collect()).await;
+            Done::Published { messages, result }
+        }));
+    }
+
+    /// For retries, and for an agent or a broker that is left alone for a while.
+    fn start_timer(&mut self) {
+        let now_ms = self.now_ms();
+        let rests =
+            [self.agent_rests_until_ms, self.publish_rests_until_ms].into_iter().filter(|until| *until > now_ms);
+        let Some(due_ms) = rests.chain(self.window.next_retry_ms()).min() else { return };
+        if self.wakes_ms.is_some_and(|wakes_ms| wakes_ms <= due_ms) {
+            return;
+        }
+        self.wakes_ms = Some(due_ms);
+        let clock = self.driver.clock.clone();
+        let wait = Duration::from_millis(u64::try_from(due_ms - now_ms).unwrap_or(0));
+        self.tasks.push(Box::pin(async move {
+            clock.sleep(wait).await;
+            Done::Woken
+        }));
+    }
+
+    /// The next append tells the store what is published; when there is none, this does.
+    fn start_mark(&mut self) {
+        if self.busy.marking || self.published <= self.marked || self.saving() {
+            return;
+        }
+        self.busy.marking = true;
+        let (store, clock, epoch, sequence) =
+            (self.driver.store.clone(), self.driver.clock.clone(), self.epoch, self.published);
+        self.tasks.push(Box::pin(async move {
+            clock.sleep(MARK_AFTER).await;
+            Done::Marked { sequence, result: store.mark_published(epoch, sequence).await }
+        }));
+    }
+
+    /// The last word before a stop; the session itself is not held while the store writes.
+    pub(super) fn mark_now(&self) -> impl Future<Output = Result<(), StoreError>> + Send + use<B, S, A, C> {
+        let (store, epoch, published, behind) =
+            (self.driver.store.clone(), self.epoch, self.published, self.published > self.marked);
+        async move { if behind { store.mark_published(epoch, published).await } else { Ok(()) } }
+    }
+
+    pub(super) fn acknowledge(&self, position: u64) {
+        let bus = self.driver.bus.clone();
+        self.tasks.push(Box::pin(async move {
+            bus.settled(position).await;
+            Done::Acknowledged
+        }));
+    }
+
+    pub(super) fn watch_demand(&self) {
+        let mut demand = self.driver.demand.clone();
+        demand.mark_unchanged();
+        self.tasks.push(Box::pin(async move {
+            if demand.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+            Done::Demanded
+        }));
+    }
+}

@@ -1,0 +1,412 @@
+//! The events between pull and append, and what may be done with each of them next. Pure: time comes as an argument.
+//!
+//! An entity's events wait in line behind each other; the heads of all lines may be with the agent side by side.
+
+mod line;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use rhizon_kernel::chain::Hash;
+use rhizon_kernel::egress::{self, Commit, Outcome};
+use rhizon_kernel::head::Head;
+use rhizon_kernel::ingress::{self, Arrival, Body, Decision, Reason};
+
+use super::Settings;
+use crate::agent::Answer;
+use crate::bus::Message;
+use crate::store::{Known, Loaded};
+use line::Line;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ordering {
+    /// Commits keep the order of the stream.
+    Stream,
+    /// Commits keep the order within each entity.
+    Entity,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retry {
+    pub attempts: u32,
+    pub initial_ms: u64,
+    pub max_ms: u64,
+}
+
+impl Retry {
+    /// Exponential, with a jitter that derives from the event.
+    fn delay_ms(self, attempt: u32, key: &Hash) -> u64 {
+        let full = self.initial_ms.saturating_mul(1 << attempt.saturating_sub(1).min(20)).min(self.max_ms);
+        let jitter = full / 4 * u64::from(key.0[31]) / 255;
+        full - jitter
+    }
+}
+
+pub(super) type SlotId = u64;
+
+/// An event in the window.
+#[derive(Debug)]
+pub(super) struct Slot {
+    pub arrival: Arrival,
+    pub stream: u64,
+    /// Failed tries so far.
+    pub attempts: u32,
+    /// Whether it must be tried with nothing beside it, since its neighbours and it went down together.
+    lone: bool,
+    known: Option<Hash>,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Waiting,
+    Calling,
+    Backoff,
+    Skipped,
+    Decided(Box<Commit>),
+    Taken,
+}
+
+/// A decided event on its way to the store.
+#[derive(Debug)]
+pub(super) struct Settled {
+    pub stream: u64,
+    pub attempts: u32,
+    pub traceparent: Option<String>,
+    pub tracestate: Option<String>,
+    /// Whether this event is the first of its identity, which it then occupies.
+    pub first: bool,
+    pub commit: Commit,
+}
+
+/// What one append may hold.
+#[derive(Debug, Default)]
+pub(super) struct Harvest {
+    pub settled: Vec<Settled>,
+    pub duplicates: usize,
+    /// Everything up to here is settled once the harvest is appended.
+    pub position: u64,
+}
+
+/// What the window must hear of a decision once it is durable.
+#[derive(Debug)]
+pub(super) struct Saved {
+    pub entity: String,
+    pub identity: Option<(Hash, Hash)>,
+}
+
+#[derive(Debug)]
+pub(super) struct Window {
+    settings: Arc<Settings>,
+    slots: VecDeque<Slot>,
+    first: SlotId,
+    lines: HashMap<String, Line>,
+    /// Slots at the head of their line that wait for the agent, in stream order.
+    ready: BTreeSet<SlotId>,
+    sleeping: BTreeSet<(i64, SlotId)>,
+    calling: usize,
+    /// Identities admitted and not yet durable, and those made durable since the last load began.
+    pending: HashMap<Hash, Hash>,
+    recent: HashMap<Hash, Hash>,
+    position: u64,
+    /// The last stream sequence admitted.
+    admitted: u64,
+}
+
+/// Heads kept in memory beyond those in use.
+const CACHED_LINES: usize = 20_000;
+
+impl Window {
+    pub(super) fn new(settings: Arc<Settings>, position: u64) -> Self {
+        Self {
+            settings,
+            slots: VecDeque::new(),
+            first: 0,
+            lines: HashMap::new(),
+            ready: BTreeSet::new(),
+            sleeping: BTreeSet::new(),
+            calling: 0,
+            pending: HashMap::new(),
+            recent: HashMap::new(),
+            position,
+            admitted: position,
+        }
+    }
+
+    pub(super) fn has_room(&self) -> bool {
+        self.slots.len() < 2 * self.settings.batch_events
+    }
+
+    pub(super) fn calling(&self) -> usize {
+        self.calling
+    }
+
+    /// Decodes, and says which heads and identities must be loaded.
+    pub(super) fn begin_load(&mut self, messages: &[Message]) -> (Vec<(u64, Arrival)>, Vec<String>, Vec<Hash>) {
+        self.recent.clear();
+        if self.lines.len() > CACHED_LINES {
+            self.lines.retain(|_, line| line.is_in_use());
+        }
+        let config = &self.settings.config;
+        let arrivals: Vec<(u64, Arrival)> =
+            messages.iter().map(|m| (m.stream, ingress::decode(config, &m.subject, &m.payload))).collect();
+        let unknown: BTreeSet<&String> =
+            arrivals.iter().map(|(_, a)| &a.entity).filter(|entity| !self.lines.contains_key(*entity)).collect();
+        let entities = unknown.into_iter().cloned().collect();
+        let keys = arrivals.iter().map(|(_, arrival)| arrival.key).collect();
+        (arrivals, entities, keys)
+    }
+
+    /// Puts the arrivals in line, in stream order.
+    pub(super) fn admit(&mut self, arrivals: Vec<(u64, Arrival)>, entities: Vec<String>, loaded: Loaded) {
+        for (entity, head) in entities.into_iter().zip(loaded.heads) {
+            self.lines.entry(entity).or_insert_with(|| Line::new(head.unwrap_or_default()));
+        }
+        for ((stream, arrival), stored) in arrivals.into_iter().zip(loaded.known) {
+            let (stored, attempts) = match stored {
+                Some(Known::Settled(digest)) => (Some(digest), 0),
+                Some(Known::Tried(attempts)) => (None, attempts),
+                None => (None, 0),
+            };
+            let known =
+                stored.or_else(|| self.pending.get(&arrival.key).or_else(|| self.recent.get(&arrival.key)).copied());
+            if known.is_none() {
+                self.pending.insert(arrival.key, arrival.digest);
+            }
+            let id = self.first + self.slots.len() as u64;
+            let line = self.lines.entry(arrival.entity.clone()).or_insert_with(|| Line::new(Head::default()));
+            let is_head = line.join(id);
+            self.admitted = stream;
+            self.slots.push_back(Slot { arrival, stream, attempts, lone: attempts > 0, known, state: State::Waiting });
+            if is_head {
+                self.head_of_line(id);
+            }
+        }
+    }
+
+    /// Decides about the slot at the head of a line, and about those behind it that need no agent.
+    fn head_of_line(&mut self, id: SlotId) {
+        let mut next = Some(id);
+        while let Some(id) = next {
+            let Some(index) = self.index(id) else { return };
+            let slot = &mut self.slots[index];
+            let Some(line) = self.lines.get_mut(&slot.arrival.entity) else { return };
+            let (outcome, reason) =
+                match ingress::decide(&self.settings.config, line.head(), slot.known.as_ref(), &slot.arrival) {
+                    Decision::Accept if slot.attempts < self.settings.retry.attempts => {
+                        self.ready.insert(id);
+                        return;
+                    }
+                    Decision::Accept => (Outcome::DeadLettered, gone()),
+                    Decision::Duplicate => {
+                        slot.state = State::Skipped;
+                        next = line.advance(None);
+                        continue;
+                    }
+                    Decision::Reject(reason) => (Outcome::Rejected, reason),
+                    Decision::Conflict(reason) => (Outcome::Conflict, reason),
+                };
+            let commit = egress::settle(line.head(), &slot.arrival, outcome, &reason);
+            next = line.advance(Some(commit.head.clone()));
+            slot.state = State::Decided(Box::new(commit));
+        }
+    }
+
+    /// The slots to ask the agent about now, in stream order. A lone slot goes with nothing beside it.
+    pub(super) fn next_calls(&mut self, now_ms: i64, room: usize) -> Vec<SlotId> {
+        while let Some(&(until, id)) = self.sleeping.first().filter(|(until, _)| *until <= now_ms) {
+            self.sleeping.remove(&(until, id));
+            self.ready.insert(id);
+        }
+        let lone = self.ready.iter().copied().find(|id| self.slot(*id).is_some_and(|slot| slot.lone));
+        let chosen: Vec<SlotId> = match lone {
+            Some(_) if self.calling > 0 => Vec::new(),
+            Some(id) => vec![id],
+            None => self.ready.iter().copied().take(room).collect(),
+        };
+        for id in &chosen {
+            self.ready.remove(id);
+            if let Some(index) = self.index(*id) {
+                self.slots[index].state = State::Calling;
+                self.calling += 1;
+            }
+        }
+        chosen
+    }
+
+    pub(super) fn is_lone(&self, id: SlotId) -> bool {
+        self.slot(id).is_some_and(|slot| slot.lone)
+    }
+
+    pub(super) fn slot(&self, id: SlotId) -> Option<&Slot> {
+        self.slots.get(self.index(id)?)
+    }
+
+    /// The head of the entity that a slot is for, as it will be when all before it are appended.
+    pub(super) fn head(&self, id: SlotId) -> Option<&Head> {
+        self.lines.get(&self.slot(id)?.arrival.entity).map(Line::head)
+    }
+
+    /// Takes the agent's answer to a slot. Returns the reason of a failed try.
+    pub(super) fn answered(&mut self, id: SlotId, answer: Answer, now_ms: i64) -> Option<Reason> {
+        let index = self.index(id)?;
+        self.calling -= 1;
+        let slot = &mut self.slots[index];
+        let line = self.lines.get_mut(&slot.arrival.entity)?;
+        let reason = match answer {
+            Answer::Reaction(reaction) => {
+                match egress::react(&self.settings.config, line.head(), &slot.arrival, reaction) {
+                    Ok(commit) => {
+                        self.decided(index, commit);
+                        return None;
+                    }
+                    Err(invalid) => Reason::new("agent_invalid_answer", invalid.to_string()),
+                }
+            }
+            Answer::Failed(reason) => reason,
+            Answer::Refused(reason) => {
+                let commit = egress::settle(line.head(), &slot.arrival, Outcome::Rejected, &reason);
+                self.decided(index, commit);
+                return Some(reason);
+            }
+        };
+        slot.attempts += 1;
+        if slot.attempts >= self.settings.retry.attempts {
+            let commit = egress::settle(line.head(), &slot.arrival, Outcome::DeadLettered, &reason);
+            self.decided(index, commit);
+        } else {
+            let until_ms =
+                now_ms.saturating_add_unsigned(self.settings.retry.delay_ms(slot.attempts, &slot.arrival.key));
+            slot.state = State::Backoff;
+            self.sleeping.insert((until_ms, id));
+        }
+        Some(reason)
+    }
+
+    /// The agent went away while it had these: only one that was alone may be at fault.
+    pub(super) fn lost(&mut self, ids: &[SlotId], now_ms: i64) -> Option<Reason> {
+        if let [id] = ids
+            && self.is_lone(*id)
+        {
+            return self.answered(*id, Answer::Failed(gone()), now_ms);
+        }
+        for id in ids {
+            self.wait_again(*id);
+            if let Some(index) = self.index(*id) {
+                self.slots[index].lone = true;
+            }
+        }
+        None
+    }
+
+    /// The agent was not there: no event is at fault.
+    pub(super) fn unreachable(&mut self, ids: &[SlotId]) {
+        for id in ids {
+            self.wait_again(*id);
+        }
+    }
+
+    fn wait_again(&mut self, id: SlotId) {
+        if let Some(index) = self.index(id) {
+            self.slots[index].state = State::Waiting;
+            self.calling -= 1;
+            self.ready.insert(id);
+        }
+    }
+
+    /// A lone try was counted durably: `attempts` with this one.
+    pub(super) fn counted(&mut self, id: SlotId, attempts: u32) {
+        if let Some(index) = self.index(id) {
+            self.slots[index].attempts = attempts.saturating_sub(1);
+        }
+    }
+
+    fn decided(&mut self, index: usize, commit: Commit) {
+        let slot = &mut self.slots[index];
+        let Some(line) = self.lines.get_mut(&slot.arrival.entity) else { return };
+        let next = line.advance(Some(commit.head.clone()));
+        slot.state = State::Decided(Box::new(commit));
+        if let Some(next) = next {
+            self.head_of_line(next);
+        }
+    }
+
+    /// Takes what can be appended now: with `Stream` the decided front, with `Entity` all that is decided, but for what
+    /// was decided by an event before it that is still open, and what comes after that in its line.
+    pub(super) fn harvest(&mut self, max: usize) -> Option<Harvest> {
+        let mut harvest = Harvest::default();
+        let mut open = false;
+        let mut held: BTreeSet<&str> = BTreeSet::new();
+        for slot in &mut self.slots {
+            match &slot.state {
+                State::Taken => {}
+                State::Waiting | State::Calling | State::Backoff => {
+                    if self.settings.ordering == Ordering::Stream {
+                        break;
+                    }
+                    open = true;
+                }
+                State::Skipped => {
+                    harvest.duplicates += 1;
+                    slot.state = State::Taken;
+                }
+                State::Decided(_) if harvest.settled.len() >= max => break,
+                State::Decided(_) if open && (slot.known.is_some() || held.contains(slot.arrival.entity.as_str())) => {
+                    held.insert(&slot.arrival.entity);
+                }
+                State::Decided(_) => {
+                    if let State::Decided(commit) = std::mem::replace(&mut slot.state, State::Taken) {
+                        harvest.settled.push(settled(slot, *commit));
+                    }
+                }
+            }
+        }
+        if harvest.settled.is_empty() && harvest.duplicates == 0 {
+            return None;
+        }
+        while self.slots.front().is_some_and(|slot| matches!(slot.state, State::Taken)) {
+            let slot = self.slots.pop_front()?;
+            self.first += 1;
+            self.position = slot.stream;
+        }
+        harvest.position = self.position;
+        Some(harvest)
+    }
+
+    /// The harvest is durable.
+    pub(super) fn appended(&mut self, saved: Vec<Saved>) {
+        for Saved { entity, identity } in saved {
+            if let Some((key, digest)) = identity {
+                self.pending.remove(&key);
+                self.recent.insert(key, digest);
+            }
+            if let Some(line) = self.lines.get_mut(&entity) {
+                line.appended();
+            }
+        }
+    }
+
+    /// When the next retry is due.
+    pub(super) fn next_retry_ms(&self) -> Option<i64> {
+        self.sleeping.first().map(|(until, _)| *until)
+    }
+
+    fn index(&self, id: SlotId) -> Option<usize> {
+        let index = usize::try_from(id.checked_sub(self.first)?).ok()?;
+        (index < self.slots.len()).then_some(index)
+    }
+}
+
+fn settled(slot: &Slot, commit: Commit) -> Settled {
+    let (traceparent, tracestate) = match &slot.arrival.body {
+        Body::Event { envelope, .. } => (envelope.traceparent.clone(), envelope.tracestate.clone()),
+        Body::Malformed { .. } => (None, None),
+    };
+    let first = slot.known.is_none();
+    Settled { stream: slot.stream, attempts: slot.attempts + 1, traceparent, tracestate, first, commit }
+}
+
+/// The words are the same whatever the connection said, since they are decided on.
+fn gone() -> Reason {
+    Reason::new("agent_lost", "the agent went away or gave no answer in time")
+}

@@ -1,0 +1,50 @@
+//! One entity's events in line, and its head as it will be.
+
+use std::collections::VecDeque;
+
+use rhizon_kernel::Head;
+
+use super::SlotId;
+
+#[derive(Debug)]
+pub(super) struct Line {
+    head: Head,
+    waiting: VecDeque<SlotId>,
+    /// Decided, and not durable yet.
+    unsaved: usize,
+}
+
+impl Line {
+    pub(super) fn new(head: Head) -> Self {
+        Self { head, waiting: VecDeque::new(), unsaved: 0 }
+    }
+
+    pub(super) fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// Joins the line; answers whether nobody is before.
+    pub(super) fn join(&mut self, id: SlotId) -> bool {
+        self.waiting.push_back(id);
+        self.waiting.len() == 1
+    }
+
+    /// The first is done, with a new head unless it was skipped; answers who is first now.
+    pub(super) fn advance(&mut self, head: Option<Head>) -> Option<SlotId> {
+        if let Some(head) = head {
+            self.head = head;
+            self.unsaved += 1;
+        }
+        self.waiting.pop_front();
+        self.waiting.front().copied()
+    }
+
+    pub(super) fn appended(&mut self) {
+        self.unsaved = self.unsaved.saturating_sub(1);
+    }
+
+    /// Whether the store does not know this head yet, or somebody waits for it.
+    pub(super) fn is_in_use(&self) -> bool {
+        self.unsaved > 0 || !self.waiting.is_empty()
+    }
+}

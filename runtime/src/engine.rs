@@ -1,0 +1,126 @@
+//! The engine inside a Rust program: an agent's rules, an agent, a publisher and a store; one event at a time.
+
+use rhizon_kernel::egress::{self, Commit, Outcome};
+use rhizon_kernel::ingress::{self, Arrival, Decision};
+use rhizon_kernel::record::Observed;
+use rhizon_kernel::subject::{GATEWAY, Subject};
+use rhizon_kernel::{Config, Envelope, Head};
+use tokio::sync::Mutex;
+
+use crate::agent::{Agent, Answer, CallError, Item};
+use crate::bus::{BusError, Publisher};
+use crate::clock::Clock;
+use crate::driver::outbox;
+use crate::store::{Batch, Entry, EventStore, Known, Mark, StoreError};
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the effect is durable, its outputs are not published yet ({0}); the next start publishes them")]
+    Outputs(BusError),
+    #[error(transparent)]
+    Agent(#[from] CallError),
+    #[error("the agent failed the event: {0}; processing it again is safe")]
+    Failed(String),
+}
+
+/// What became of an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// It had its effect before.
+    Duplicate,
+    Settled {
+        outcome: Outcome,
+        /// The entity's version after it.
+        version: u64,
+    },
+}
+
+/// An agent's engine. Events are processed one after the other; [`crate::driver::Driver`] is the one for streams.
+pub struct Engine<A, P, S, C> {
+    config: Config,
+    agent: A,
+    publisher: P,
+    store: S,
+    clock: C,
+    mark: Mutex<Mark>,
+}
+
+impl<A: Agent, P: Publisher, S: EventStore, C: Clock> Engine<A, P, S, C> {
+    /// Takes ownership of the store and journals the config.
+    pub async fn start(config: Config, agent: A, publisher: P, store: S, clock: C) -> Result<Self, Error> {
+        let mut mark = store.claim().await?;
+        if let Some(batch) = mark.config_change(&config, "engine", clock.now()) {
+            let (tail, hash) = (batch.tail, batch.config);
+            store.append(batch).await?;
+            (mark.tail, mark.config) = (tail, hash);
+        }
+        Ok(Self { config, agent, publisher, store, clock, mark: Mutex::new(mark) })
+    }
+
+    /// Decides, asks the agent, makes the effect durable, and only then publishes its outputs.
+    pub async fn process_event(&self, envelope: &Envelope) -> Result<Effect, Error> {
+        let mut mark = self.mark.lock().await;
+        let subject = Subject::new(GATEWAY, &envelope.event_type, &envelope.subject, envelope.target.as_deref());
+        let arrival = ingress::decode(&self.config, &subject.to_string(), &envelope.to_json());
+        let loaded = self.store.load(vec![arrival.entity.clone()], vec![arrival.key]).await?;
+        let head = loaded.heads.into_iter().next().flatten().unwrap_or_default();
+        let known = loaded.known.first().copied().flatten().and_then(|known| match known {
+            Known::Settled(digest) => Some(digest),
+            Known::Tried(_) => None,
+        });
+        let commit = match ingress::decide(&self.config, &head, known.as_ref(), &arrival) {
+            Decision::Duplicate => return Ok(Effect::Duplicate),
+            Decision::Reject(reason) => egress::settle(&head, &arrival, Outcome::Rejected, &reason),
+            Decision::Conflict(reason) => egress::settle(&head, &arrival, Outcome::Conflict, &reason),
+            Decision::Accept => self.ask(&head, &arrival).await?,
+        };
+        let effect = Effect::Settled { outcome: commit.outcome, version: commit.head.version };
+        self.append(&mut mark, &commit, known.is_none()).await?;
+        let messages =
+            outbox::of_commit(&self.config, commit, envelope.traceparent.as_deref(), envelope.tracestate.as_deref());
+        self.publisher.publish(messages).await.map_err(Error::Outputs)?;
+        mark.published = mark.tail.sequence;
+        Ok(effect)
+    }
+
+    async fn ask(&self, head: &Head, arrival: &Arrival) -> Result<Commit, Error> {
+        let item = Item::new(&self.config, arrival, head, 1).into_iter().collect();
+        match self.agent.call(item).await?.pop() {
+            Some(Answer::Reaction(reaction)) => {
+                egress::react(&self.config, head, arrival, reaction).map_err(|e| Error::Failed(e.to_string()))
+            }
+            Some(Answer::Refused(reason)) => Ok(egress::settle(head, arrival, Outcome::Rejected, &reason)),
+            Some(Answer::Failed(reason)) => Err(Error::Failed(reason.detail)),
+            None => Err(Error::Failed("no answer".into())),
+        }
+    }
+
+    async fn append(&self, mark: &mut Mark, commit: &Commit, is_first: bool) -> Result<(), Error> {
+        let mut tail = mark.tail;
+        let observed = Observed {
+            sequence: tail.sequence + 1,
+            stream: mark.position + 1,
+            time: self.clock.now(),
+            attempts: 1,
+            epoch: mark.epoch,
+            revision: "engine".to_owned(),
+            traceparent: None,
+            tracestate: None,
+        };
+        let entry = Entry::of_commit(&mut tail, commit, is_first, &observed);
+        let batch = Batch {
+            epoch: mark.epoch,
+            after: mark.tail.sequence,
+            entries: vec![entry],
+            tail,
+            position: observed.stream,
+            published: mark.published,
+            config: None,
+        };
+        self.store.append(batch).await?;
+        (mark.tail, mark.position) = (tail, observed.stream);
+        Ok(())
+    }
+}

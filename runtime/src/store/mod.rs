@@ -1,0 +1,171 @@
+//! The store port: where an agent's decisions become durable. One `append` is one atomic step.
+
+pub mod memory;
+pub mod sqlite;
+
+use std::future::Future;
+
+use bytes::Bytes;
+use rhizon_kernel::chain::Hash;
+use rhizon_kernel::egress::{Commit, Outcome};
+use rhizon_kernel::record::{Observed, Tail};
+use rhizon_kernel::{Config, Head};
+
+/// What a store remembers of its agent.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Mark {
+    /// Which ownership is in force; a writer with another one is refused.
+    pub epoch: u64,
+    /// The highest stream sequence below which, and with which, everything is settled.
+    pub position: u64,
+    /// Journal sequence up to which outputs are known to be published.
+    pub published: u64,
+    pub tail: Tail,
+    /// Hash of the config that was journaled last.
+    pub config: Option<Hash>,
+}
+
+impl Mark {
+    /// The append that journals the config, unless it is the one that was journaled last.
+    pub fn config_change(&self, config: &Config, revision: &str, time: jiff::Timestamp) -> Option<Batch> {
+        let hash = config.hash();
+        if self.config == Some(hash) {
+            return None;
+        }
+        let mut tail = self.tail;
+        let observed = Observed {
+            sequence: tail.sequence + 1,
+            stream: 0,
+            time,
+            attempts: 0,
+            epoch: self.epoch,
+            revision: revision.to_owned(),
+            traceparent: None,
+            tracestate: None,
+        };
+        let line = tail.append_config(config, &observed);
+        Some(Batch {
+            epoch: self.epoch,
+            after: self.tail.sequence,
+            entries: vec![Entry { sequence: observed.sequence, line: line.into(), decision: None }],
+            tail,
+            position: self.position,
+            published: self.published,
+            config: Some(hash),
+        })
+    }
+}
+
+/// One record and what it changes.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    pub sequence: u64,
+    pub line: Bytes,
+    /// Absent for a config record.
+    pub decision: Option<Decision>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Decision {
+    pub entity: String,
+    /// Key and digest of the event, unless its identity belongs to another one.
+    pub identity: Option<(Hash, Hash)>,
+    pub head: Head,
+    /// Whether something must be published for it.
+    pub emits: bool,
+}
+
+impl Entry {
+    /// Journals a commit behind `tail`. `is_first` says that the event is the first of its identity, and occupies it.
+    pub fn of_commit(tail: &mut Tail, commit: &Commit, is_first: bool, observed: &Observed) -> Self {
+        let decision = Decision {
+            entity: commit.entity.clone(),
+            identity: is_first.then_some((commit.key, commit.digest)),
+            head: commit.head.clone(),
+            emits: !commit.outputs.is_empty() || commit.outcome == Outcome::DeadLettered,
+        };
+        let line = tail.append_commit(commit, observed).into();
+        Self { sequence: observed.sequence, line, decision: Some(decision) }
+    }
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    pub epoch: u64,
+    /// The sequence that the journal must end with for this batch to fit.
+    pub after: u64,
+    pub entries: Vec<Entry>,
+    pub tail: Tail,
+    pub position: u64,
+    pub published: u64,
+    pub config: Option<Hash>,
+}
+
+/// What is known of entities and event identities, in the order in which they were asked for.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    pub heads: Vec<Option<Head>>,
+    pub known: Vec<Option<Known>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Known {
+    /// Decided, with this content.
+    Settled(Hash),
+    /// Not decided yet, but its agent was tried so often alone.
+    Tried(u32),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row {
+    pub sequence: u64,
+    pub line: Bytes,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    pub records: u64,
+    pub entities: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("another process has taken over this agent's store (epoch {found}, ours was {ours}); this one stops")]
+    Fenced { ours: u64, found: u64 },
+    #[error("the journal ends with record {found}, not {expected}: somebody else wrote to it")]
+    Conflict { expected: u64, found: u64 },
+    #[error("the store's volume is full: {0}; make it larger (spec.store.size) or free space")]
+    Full(String),
+    #[error("the store did not answer ({doing}): {cause}")]
+    Failed { doing: &'static str, cause: String },
+}
+
+impl StoreError {
+    /// Whether the same call may go through later.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Full(_) | Self::Failed { .. })
+    }
+}
+
+pub type Result<T> = std::result::Result<T, StoreError>;
+
+/// Heads, known ids, journal, outbox and position of one agent.
+pub trait EventStore: Clone + Send + Sync + 'static {
+    /// Takes ownership: the next epoch, durably, before anything else. Who holds an older one is fenced.
+    fn claim(&self) -> impl Future<Output = Result<Mark>> + Send;
+    fn mark(&self) -> impl Future<Output = Result<Mark>> + Send;
+    fn load(&self, entities: Vec<String>, keys: Vec<Hash>) -> impl Future<Output = Result<Loaded>> + Send;
+    /// Makes the whole batch durable, or nothing of it. To append what is there already is a conflict.
+    fn append(&self, batch: Batch) -> impl Future<Output = Result<()>> + Send;
+    /// Counts a lone try, durably, before it is made; answers how many there were with it.
+    fn count_attempt(&self, epoch: u64, key: Hash) -> impl Future<Output = Result<u32>> + Send;
+    /// Remembers that all outputs up to this journal sequence are published.
+    fn mark_published(&self, epoch: u64, sequence: u64) -> impl Future<Output = Result<()>> + Send;
+    /// Records after a sequence whose outputs may not be published.
+    fn outbox(&self, after: u64, limit: usize) -> impl Future<Output = Result<Vec<Row>>> + Send;
+    fn journal(&self, after: u64, limit_bytes: usize) -> impl Future<Output = Result<Vec<Row>>> + Send;
+    fn history(&self, entity: String, after: u64, limit_bytes: usize) -> impl Future<Output = Result<Vec<Row>>> + Send;
+    /// Entities in the order of their keys.
+    fn entities(&self, after: String, limit: usize) -> impl Future<Output = Result<Vec<(String, Head)>>> + Send;
+    fn counts(&self) -> impl Future<Output = Result<Counts>> + Send;
+}

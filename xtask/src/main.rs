@@ -1,8 +1,11 @@
 //! `cargo xtask`: everything around the product that is not the product. Cluster, images, demo, tests.
 
+mod checks;
 mod cluster;
+mod demo;
 mod dirs;
 mod exec;
+mod generate;
 mod images;
 mod netpol;
 mod tools;
@@ -22,6 +25,21 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Run the permits example on a cluster and check its result; the cluster stays up
+    Demo {
+        /// CloudEvents, one a line; without it a small sample
+        #[arg(long, value_name = "FILE")]
+        events: Option<PathBuf>,
+        /// What every entity's state must be in the end
+        #[arg(long, value_name = "FILE")]
+        expect: Option<PathBuf>,
+    },
+    /// Run all checks and tests
+    Test {
+        /// Leave out the tests on a cluster
+        #[arg(long)]
+        fast: bool,
+    },
     /// Bring up a cluster: with Docker and kind where they work, otherwise as processes of this machine (Linux, root)
     Up,
     /// Remove the cluster and everything it made; built tools stay in the cache
@@ -32,6 +50,12 @@ enum Command {
     Images {
         /// Only these: operator, runtime, ledger, permits, nats, tools
         parts: Vec<String>,
+    },
+    /// Write what is generated from code: the custom resource definitions
+    Generate {
+        /// Write nothing, fail when a file is outdated
+        #[arg(long)]
+        check: bool,
     },
     /// Build all pinned tools into the cache and print where they are
     Tools,
@@ -47,6 +71,9 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
+        Command::Demo { events, expect } => demo::demo(events, expect),
+        Command::Test { fast } => checks::test(fast),
+        Command::Generate { check } => generate::generate(check),
         Command::Up => cluster::up().map(drop),
         Command::Down => cluster::down(),
         Command::Kubeconfig => cluster::print_kubeconfig(),

@@ -3,6 +3,7 @@
 //! Each folder in `xtask/tools` holds a `go.mod` and `go.sum`; they say the versions, and their hash is the key of what is built from
 //! them. A binary is built beside its place and renamed into it, so an interrupted build leaves nothing half done.
 
+use std::fmt::Write;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -97,17 +98,17 @@ fn folder(tool: &Tool) -> PathBuf {
 }
 
 fn place(tool: &Tool) -> Result<PathBuf> {
-    Ok(dirs::cache()?.join("tools").join(format!("{}-{}", tool.folder, key(&folder(tool))?)).join(tool.name))
+    Ok(dirs::cache()?.join("tools").join(format!("{}-{}", tool.folder, key(&folder(tool)))).join(tool.name))
 }
 
 /// A hash of the pins and of the tool's own sources, if it has any.
-fn key(folder: &Path) -> Result<String> {
+fn key(folder: &Path) -> String {
     let mut hash = Sha256::new();
     for file in ["go.mod", "go.sum", "main.go"] {
         hash.update(fs::read(folder.join(file)).unwrap_or_default());
         hash.update([0]);
     }
-    Ok(hex(&hash.finalize())[..12].to_owned())
+    hex(&hash.finalize())[..12].to_owned()
 }
 
 /// Held while something is built: two builds at once would only take each other's cores.
@@ -144,12 +145,13 @@ fn build(tool: &Tool, place: &Path) -> Result<()> {
 fn linker_flags(tool: &Tool, version: &str) -> String {
     let mut flags = "-s -w".to_owned();
     for variable in tool.version_variables {
-        flags += &format!(" -X {variable}=v{version}");
+        let _ = write!(flags, " -X {variable}=v{version}");
     }
     if tool.module == KUBERNETES {
         let mut numbers = version.split('.');
         for part in ["gitMajor", "gitMinor"] {
-            flags += &format!(" -X k8s.io/component-base/version.{part}={}", numbers.next().unwrap_or_default());
+            let number = numbers.next().unwrap_or_default();
+            let _ = write!(flags, " -X k8s.io/component-base/version.{part}={number}");
         }
     }
     flags
@@ -163,7 +165,10 @@ fn pinned_version(go_mod: &str, module: &str) -> Option<String> {
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ mod rules;
 #[cfg(test)]
 mod tests;
 
+use std::fmt::Write;
+
 use anyhow::{Context, Result};
 
 use crate::cluster::api::Api;
@@ -50,9 +52,9 @@ fn missing_jumps(present: &str) -> String {
             continue;
         }
         if rules.contains(&jump.as_str()) {
-            jumps += &format!("-D {from} -j {to}\n");
+            let _ = writeln!(jumps, "-D {from} -j {to}");
         }
-        jumps += &format!("-I {from} 1 -j {to}\n");
+        let _ = writeln!(jumps, "-I {from} 1 -j {to}");
     }
     jumps
 }
@@ -60,7 +62,9 @@ fn missing_jumps(present: &str) -> String {
 /// Chains of pods that are gone. They are emptied first, by declaring them; nothing jumps to them any more.
 fn outdated_chains(present: &str, wanted: &str) -> String {
     let chains = present.lines().filter_map(|line| line.strip_prefix("-N "));
-    let outdated: Vec<&str> =
-        chains.filter(|chain| rules::is_pod_chain(chain) && !wanted.contains(&format!(":{chain} "))).collect();
-    outdated.iter().map(|chain| format!("-F {chain}\n-X {chain}\n")).collect()
+    let mut deletions = String::new();
+    for chain in chains.filter(|chain| rules::is_pod_chain(chain) && !wanted.contains(&format!(":{chain} "))) {
+        let _ = writeln!(deletions, "-F {chain}\n-X {chain}");
+    }
+    deletions
 }

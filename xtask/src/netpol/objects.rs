@@ -53,7 +53,8 @@ pub(super) struct Container {
 pub(super) struct ContainerPort {
     #[serde(default)]
     pub name: String,
-    pub container_port: u16,
+    #[serde(rename = "containerPort")]
+    pub number: u16,
     #[serde(default)]
     pub protocol: Protocol,
 }
@@ -209,6 +210,6 @@ impl Pod {
     pub(super) fn port_number(&self, name: &str, protocol: Protocol) -> Option<u16> {
         let containers = self.spec.containers.iter().chain(&self.spec.init_containers);
         let mut ports = containers.flat_map(|container| &container.ports);
-        ports.find(|port| port.name == name && port.protocol == protocol).map(|port| port.container_port)
+        ports.find(|port| port.name == name && port.protocol == protocol).map(|port| port.number)
     }
 }

@@ -24,12 +24,12 @@ fn pods() -> Vec<Value> {
     vec![pod("a", "one", "10.0.0.1"), pod("a", "two", "10.0.0.2"), pod("b", "three", "10.0.0.3")]
 }
 
-fn policy(spec: Value) -> Vec<Policy> {
+fn policy(spec: &Value) -> Vec<Policy> {
     serde_json::from_value(json!([{ "metadata": { "name": "p", "namespace": "a" }, "spec": spec }])).unwrap()
 }
 
 /// `pod: peer port` for everything allowed, and `pod: nothing`.
-fn decide(spec: Value, pods: Vec<Value>) -> (Vec<String>, Vec<String>) {
+fn decide(spec: &Value, pods: Vec<Value>) -> (Vec<String>, Vec<String>) {
     let pods: Vec<Pod> = serde_json::from_value(Value::Array(pods)).unwrap();
     let plan = plan(&policy(spec), &pods, &namespaces());
     let lines = |isolated: &[super::plan::Isolated]| {
@@ -46,35 +46,35 @@ fn decide(spec: Value, pods: Vec<Value>) -> (Vec<String>, Vec<String>) {
     (lines(&plan.ingress), lines(&plan.egress))
 }
 
-fn ingress(spec: Value) -> Vec<String> {
+fn ingress(spec: &Value) -> Vec<String> {
     decide(spec, pods()).0
 }
 
-fn egress(spec: Value) -> Vec<String> {
+fn egress(spec: &Value) -> Vec<String> {
     decide(spec, pods()).1
 }
 
 #[test]
 fn default_deny_isolates_the_namespace_and_no_other() {
-    let (ingress, egress) = decide(json!({ "podSelector": {}, "policyTypes": ["Ingress", "Egress"] }), pods());
+    let (ingress, egress) = decide(&json!({ "podSelector": {}, "policyTypes": ["Ingress", "Egress"] }), pods());
     assert_eq!(ingress, ["one: nothing", "two: nothing"]);
     assert_eq!(egress, ["one: nothing", "two: nothing"]);
 }
 
 #[test]
 fn a_policy_type_that_is_not_named_stays_open() {
-    let (ingress, egress) = decide(json!({ "podSelector": {}, "policyTypes": ["Ingress"] }), pods());
+    let (ingress, egress) = decide(&json!({ "podSelector": {}, "policyTypes": ["Ingress"] }), pods());
     assert_eq!((ingress.len(), egress.len()), (2, 0));
 }
 
 #[test]
 fn peers_are_pods_of_the_own_namespace_unless_another_is_named() {
     let select = |from: Value| json!({ "podSelector": { "matchLabels": { "app": "one" } }, "policyTypes": ["Ingress"], "ingress": [{ "from": [from] }] });
-    assert_eq!(ingress(select(json!({ "podSelector": {} }))), ["one: 10.0.0.1/32 Any", "one: 10.0.0.2/32 Any"]);
+    assert_eq!(ingress(&select(json!({ "podSelector": {} }))), ["one: 10.0.0.1/32 Any", "one: 10.0.0.2/32 Any"]);
     let blue = json!({ "namespaceSelector": { "matchLabels": { "team": "blue" } } });
-    assert_eq!(ingress(select(blue)), ["one: 10.0.0.3/32 Any"]);
+    assert_eq!(ingress(&select(blue)), ["one: 10.0.0.3/32 Any"]);
     let both = json!({ "namespaceSelector": {}, "podSelector": { "matchExpressions": [{ "key": "app", "operator": "NotIn", "values": ["one", "two"] }] } });
-    assert_eq!(ingress(select(both)), ["one: 10.0.0.3/32 Any"]);
+    assert_eq!(ingress(&select(both)), ["one: 10.0.0.3/32 Any"]);
 }
 
 #[test]
@@ -82,14 +82,14 @@ fn named_ports_are_those_of_the_pod_that_listens() {
     let one = json!({ "matchLabels": { "app": "one" } });
     let rule = json!({ "ports": [{ "port": "metrics" }, { "port": "unknown" }], "from": [{ "namespaceSelector": { "matchLabels": { "team": "blue" } } }] });
     assert_eq!(
-        ingress(json!({ "podSelector": one, "policyTypes": ["Ingress"], "ingress": [rule] })),
+        ingress(&json!({ "podSelector": one, "policyTypes": ["Ingress"], "ingress": [rule] })),
         ["one: 10.0.0.3/32 Range(Tcp, 9090, 9090)"]
     );
     let mut other = pods();
     other[2]["spec"]["containers"][0]["ports"][0]["containerPort"] = json!(81);
     let spec = json!({ "podSelector": one, "policyTypes": ["Egress"], "egress": [{ "ports": [{ "port": "web" }] }] });
     assert_eq!(
-        decide(spec, other).1,
+        decide(&spec, other).1,
         [
             "one: 10.0.0.1/32 Range(Tcp, 8080, 8080)",
             "one: 10.0.0.2/32 Range(Tcp, 8080, 8080)",
@@ -104,7 +104,7 @@ fn ranges_protocols_and_blocks() {
         "to": [{ "ipBlock": { "cidr": "10.0.0.0/30", "except": ["10.0.0.2/32"] } }],
         "ports": [{ "protocol": "UDP", "port": 53 }, { "port": 100, "endPort": 200 }, { "protocol": "SCTP" }] }] });
     assert_eq!(
-        egress(spec),
+        egress(&spec),
         [
             "one: 10.0.0.0/31 AnyOf(Sctp)",
             "one: 10.0.0.0/31 Range(Tcp, 100, 200)",
@@ -119,7 +119,7 @@ fn ranges_protocols_and_blocks() {
 #[test]
 fn an_empty_rule_allows_everything() {
     let spec = json!({ "podSelector": { "matchLabels": { "app": "two" } }, "policyTypes": ["Egress"], "egress": [{}] });
-    assert!(egress(spec).contains(&"two: 0.0.0.0/0 Any".to_owned()));
+    assert!(egress(&spec).contains(&"two: 0.0.0.0/0 Any".to_owned()));
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn pods_of_the_host_and_ended_pods_are_no_subjects() {
     all[0]["spec"]["hostNetwork"] = json!(true);
     all[1]["status"]["phase"] = json!("Succeeded");
     let (ingress, _) = decide(
-        json!({ "podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{ "from": [{ "podSelector": {} }] }] }),
+        &json!({ "podSelector": {}, "policyTypes": ["Ingress"], "ingress": [{ "from": [{ "podSelector": {} }] }] }),
         all,
     );
     assert_eq!(ingress, Vec::<String>::new());
@@ -138,7 +138,7 @@ fn pods_of_the_host_and_ended_pods_are_no_subjects() {
 fn rules_as_iptables_reads_them() {
     let pods: Vec<Pod> = serde_json::from_value(json!([pod("a", "one", "10.0.0.1")])).unwrap();
     let spec = json!({ "podSelector": {}, "policyTypes": ["Egress"], "egress": [{ "to": [{ "ipBlock": { "cidr": "10.9.0.0/16" } }], "ports": [{ "port": 443 }] }] });
-    let text = rules::render(&plan(&policy(spec), &pods, &namespaces()));
+    let text = rules::render(&plan(&policy(&spec), &pods, &namespaces()));
     let expected = "\
 :RHIZON-FORWARD - [0:0]
 :RHIZON-INPUT - [0:0]

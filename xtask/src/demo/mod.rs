@@ -1,0 +1,150 @@
+//! `cargo xtask demo`: the whole way of an event on a real cluster, from the client to the last effect, checked against an oracle.
+
+mod expected;
+mod progress;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::cluster::{self, Cluster};
+use crate::{dirs, exec, images, tools, ui};
+use expected::Expected;
+use progress::Workload;
+
+const WORKSPACE: &str = "permits";
+
+pub(crate) fn demo(events: Option<PathBuf>, expect: Option<PathBuf>) -> Result<()> {
+    let example = dirs::repository().join("examples/permits");
+    // The sample brings its own result; with other events only the caller knows it.
+    let expect = expect.or_else(|| events.is_none().then(|| example.join("expected.json")));
+    let events = absolute(&events.unwrap_or_else(|| example.join("events.ndjson")))?;
+    let workload = Workload::read(&events)?;
+    let expected = expect.map(|path| Expected::read(&path)).transpose()?;
+
+    let cluster = cluster::up()?;
+    images::build_and_load(&cluster, &[])?;
+    ui::step("command-line client", build_client)?;
+    ui::step("helm install", || install(&cluster))?;
+    ui::step("workspace", || apply_workspace(&cluster, &example))?;
+    ui::step("agents", || apply_agents(&cluster, &example))?;
+    run_events(&cluster, &events, &workload)?;
+    ui::step("cluster", || show(&cluster, &["get", "rhizonworkspaces,rhizonagents", "-A"]))?;
+    for agent in ["permits", "ledger"] {
+        ui::step(&format!("verify {agent}"), || exec::stream(&mut client(&cluster, &["verify", agent])))?;
+    }
+    if let Some(expected) = expected {
+        ui::step("compare with the expected result", || compare(&cluster, &expected))?;
+    }
+    ui::note("the cluster stays up: `cargo xtask kubeconfig` says how to look at it, `cargo xtask down` removes it");
+    Ok(())
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    fs::canonicalize(path).with_context(|| format!("cannot find {}", path.display()))
+}
+
+fn build_client() -> Result<()> {
+    let args = ["build", "--release", "--quiet", "--package", "rhizon"];
+    exec::stream(exec::command("cargo", args).current_dir(dirs::repository()))
+}
+
+fn install(cluster: &Cluster) -> Result<()> {
+    let args =
+        ["upgrade", "--install", "rhizon", "charts/rhizon", "--namespace", "rhizon-system", "--create-namespace"];
+    let mut helm = exec::command(tools::path("helm")?, args);
+    helm.args(["--wait", "--timeout", "180s"]).env("KUBECONFIG", cluster.kubeconfig());
+    // Helm leaves definitions alone that are there already; ours may be newer than those of an earlier demo.
+    exec::run(
+        cluster
+            .kubectl(["apply", "--server-side", "--force-conflicts", "-f", "crds/"])?
+            .current_dir(dirs::repository()),
+    )?;
+    exec::run(helm.current_dir(dirs::repository()))
+}
+
+fn apply_workspace(cluster: &Cluster, example: &Path) -> Result<()> {
+    exec::run(cluster.kubectl(["apply", "-f"])?.arg(example.join("workspace.yaml")))?;
+    let workspace = format!("rhizonworkspace/{WORKSPACE}");
+    wait_ready(cluster, &["get", &workspace], "the workspace")
+}
+
+fn apply_agents(cluster: &Cluster, example: &Path) -> Result<()> {
+    for file in ["access.yaml", "agents.yaml"] {
+        exec::run(cluster.kubectl(["apply", "-f"])?.arg(example.join(file)))?;
+    }
+    wait_ready(cluster, &["get", "rhizonagents", "--namespace", WORKSPACE], "the agents")
+}
+
+/// All the objects have the condition Ready for the generation that is there now.
+fn wait_ready(cluster: &Cluster, get: &[&str], what: &str) -> Result<()> {
+    ui::wait_for(what, Duration::from_mins(3), || {
+        let mut kubectl = cluster.kubectl(get)?;
+        let answer: Value = serde_json::from_str(&exec::output(kubectl.args(["-o", "json"]))?)?;
+        let items = answer["items"].as_array().map_or_else(|| vec![&answer], |items| items.iter().collect());
+        for item in &items {
+            if let Err(reason) = readiness(item) {
+                anyhow::bail!("{} {reason}", item["metadata"]["name"].as_str().unwrap_or_default());
+            }
+        }
+        Ok((!items.is_empty()).then_some(()))
+    })
+}
+
+fn readiness(item: &Value) -> Result<(), String> {
+    let conditions = item["status"]["conditions"].as_array();
+    let ready = conditions.and_then(|conditions| conditions.iter().find(|condition| condition["type"] == "Ready"));
+    let Some(ready) = ready else { return Err("has no condition Ready yet".to_owned()) };
+    let of_this = item["status"]["observedGeneration"] == item["metadata"]["generation"];
+    if ready["status"] == "True" && of_this {
+        return Ok(());
+    }
+    Err(format!(
+        "is not ready: {} {}",
+        ready["reason"].as_str().unwrap_or_default(),
+        ready["message"].as_str().unwrap_or_default()
+    ))
+}
+
+/// Publishes, and waits until the last agent has handled the last event.
+fn run_events(cluster: &Cluster, events: &Path, workload: &Workload) -> Result<()> {
+    let start = Instant::now();
+    ui::step(&format!("publish {} events", workload.events), || {
+        exec::stream(client(cluster, &["publish"]).arg(events))
+    })?;
+    ui::step("effects", || {
+        progress::wait(workload, || states(cluster, "ledger"))?;
+        let took = start.elapsed();
+        #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+        let rate = workload.events as f64 / took.as_secs_f64();
+        ui::note(&format!("from publishing to the last effect: {}, {rate:.0} events/s", ui::seconds(took)));
+        Ok(())
+    })
+}
+
+fn compare(cluster: &Cluster, expected: &Expected) -> Result<()> {
+    expected.compare(&states(cluster, "permits")?, &states(cluster, "ledger")?)?;
+    ui::note(&format!("{} applications and {} officers all equal", expected.cases.len(), expected.resources.len()));
+    Ok(())
+}
+
+/// Every entity's state of an agent.
+fn states(cluster: &Cluster, agent: &str) -> Result<expected::States> {
+    let answer = exec::output(&mut client(cluster, &["state", agent, "-o", "json"]))?;
+    expected::read_states(&answer)
+}
+
+fn show(cluster: &Cluster, args: &[&str]) -> Result<()> {
+    exec::stream(&mut cluster.kubectl(args)?)
+}
+
+/// The product's own client, as a user would call it.
+fn client(cluster: &Cluster, args: &[&str]) -> Command {
+    let mut command = exec::command(dirs::repository().join("target/release/rhizon"), args);
+    command.args(["--workspace", WORKSPACE]).env("KUBECONFIG", cluster.kubeconfig());
+    command
+}

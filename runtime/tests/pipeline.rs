@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod common;
+mod inprocess;
 
 use std::time::Duration;
 
-use common::{Running, admitted, config, example, expected, ledger, log, permits, settings, start, states};
+use common::{admitted, config, example, expected, log};
+use inprocess::{Running, ledger, permits, settings, start, states};
 use rhizon_kernel::Envelope;
 use rhizon_kernel::replay::Replay;
 use rhizon_runtime::agent::{Answer, InProcess, Item};
@@ -44,7 +46,7 @@ async fn until(running: &mut Running, store: &impl EventStore, field: &str, tota
             running.report.changed().await.unwrap();
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), reached)
+    tokio::time::timeout(Duration::from_mins(1), reached)
         .await
         .unwrap_or_else(|_| panic!("{field} does not reach {total}"));
 }
@@ -143,7 +145,7 @@ fn moody(item: &Item) -> Answer {
 
 fn event(id: &str, entity: &str, activity: &str) -> Outgoing {
     let mut envelope = Envelope::new(id.into(), "/test".into(), "cmd.permit.record".parse().unwrap(), entity.into());
-    envelope.data = Some(common::raw(&serde_json::json!({"activity": activity, "resource": "r"})));
+    envelope.data = Some(inprocess::raw(&serde_json::json!({"activity": activity, "resource": "r"})));
     admitted(envelope)
 }
 

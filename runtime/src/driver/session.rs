@@ -62,7 +62,6 @@ struct Busy {
     fetching: bool,
     appending: bool,
     publishing: bool,
-    marking: bool,
 }
 
 struct Session<'a, B, S, A, C> {
@@ -77,6 +76,7 @@ struct Session<'a, B, S, A, C> {
     marked: u64,
     tasks: FuturesUnordered<BoxFuture<'static, Done>>,
     busy: Busy,
+    marking: bool,
     /// When the timer under way fires, and since when the agent is left alone.
     wakes_ms: Option<i64>,
     agent_rests_until_ms: i64,
@@ -153,6 +153,7 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
             marked,
             tasks: FuturesUnordered::new(),
             busy: Busy::default(),
+            marking: false,
             wakes_ms: None,
             agent_rests_until_ms: 0,
             agent_failures: 0,
@@ -201,7 +202,7 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
             Done::Appended { result, append } => self.appended(result, append)?,
             Done::Published { messages, result } => self.published(messages, result),
             Done::Marked { sequence, result } => {
-                self.busy.marking = false;
+                self.marking = false;
                 result?;
                 self.marked = sequence;
             }

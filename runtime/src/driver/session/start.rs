@@ -168,10 +168,10 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
 
     /// The next append tells the store what is published; when there is none, this does.
     fn start_mark(&mut self) {
-        if self.busy.marking || self.published <= self.marked || self.saving() {
+        if self.marking || self.published <= self.marked || self.saving() {
             return;
         }
-        self.busy.marking = true;
+        self.marking = true;
         let (store, clock, epoch, sequence) =
             (self.driver.store.clone(), self.driver.clock.clone(), self.epoch, self.published);
         self.tasks.push(Box::pin(async move {

@@ -1,0 +1,64 @@
+//! The permits example as real processes: nats-server, two sidecars, a Python and a Rust agent; calm, and killed with
+//! SIGKILL at arbitrary moments.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+mod common;
+mod world;
+
+use std::time::Duration;
+
+use common::{expected, log};
+use world::{Role, World};
+
+/// The real log where it is at hand, and the sample of our own making elsewhere.
+fn data() -> (std::path::PathBuf, std::path::PathBuf) {
+    let shared = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
+    let real = (shared.join("permits.ndjson"), shared.join("permits.expected.json"));
+    if real.0.exists() { real } else { (common::example("events.ndjson"), common::example("expected.json")) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn roots_are_those_of_the_calm_run_whatever_is_killed() {
+    let (events, result) = data();
+    let events = log(&events);
+    let [cases, officers] = expected(&result);
+
+    let mut calm = World::start().await;
+    calm.publish(&events).await;
+    calm.wait_for_total(events.len() as u64).await;
+    let roots = calm.check(&cases, &officers).await;
+    calm.stop().await;
+
+    let mut stormy = World::start().await;
+    let publisher = stormy.publish_beside(events.clone());
+    for (round, role) in [Role::Sidecar(0), Role::Agent(0), Role::Broker, Role::Sidecar(1), Role::Agent(1)]
+        .repeat(2)
+        .into_iter()
+        .enumerate()
+    {
+        // Arbitrary, and the same in every run: the steps that are hit differ all the same.
+        tokio::time::sleep(Duration::from_millis(90 + 67 * (round as u64 % 4))).await;
+        stormy.kill_and_start(role).await;
+    }
+    publisher.await.unwrap();
+    stormy.wait_for_total(events.len() as u64).await;
+    assert_eq!(stormy.check(&cases, &officers).await, roots);
+    stormy.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_sidecar_of_the_same_agent_makes_the_first_one_stop() {
+    let (events, result) = data();
+    let events = log(&events);
+    let [cases, officers] = expected(&result);
+    let mut world = World::start().await;
+    let publisher = world.publish_beside(events.clone());
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    world.start_second(0).await;
+    assert!(!world.exit_of_first(0).await.success(), "the older sidecar says that it was taken over");
+    publisher.await.unwrap();
+    world.wait_for_total(events.len() as u64).await;
+    world.check(&cases, &officers).await;
+    world.stop().await;
+}

@@ -1,0 +1,299 @@
+//! Real processes around a real broker, and a client that asks them.
+
+use std::collections::BTreeMap;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rhizon_api::agent::{OperatingMode, Ordering, Protocol};
+use rhizon_api::settings;
+use rhizon_kernel::replay::Replay;
+use rhizon_kernel::subject;
+use rhizon_runtime::bus::jetstream::JetStreamPublisher;
+use rhizon_runtime::bus::nats::Connection;
+use rhizon_runtime::bus::{Outgoing, Publisher as _};
+use rhizon_tests::nats;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Role {
+    Broker,
+    Sidecar(usize),
+    Agent(usize),
+}
+
+pub(crate) struct World {
+    broker: nats::Server,
+    client: Connection,
+    dir: TempDir,
+    agents: Vec<AgentProcess>,
+    sidecars: Vec<Child>,
+    second: Option<Child>,
+}
+
+struct AgentProcess {
+    name: &'static str,
+    command: Vec<String>,
+    port: u16,
+    process: Child,
+}
+
+fn settings(user: &str, url: &str) -> settings::Nats {
+    settings::Nats { url: url.into(), user: user.into(), credentials: None, ca: None, message_id_key: None }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Built by the test command beside this package's own binary.
+fn ledger() -> String {
+    let sidecar = PathBuf::from(env!("CARGO_BIN_EXE_rhizon-runtime"));
+    let path = sidecar.with_file_name("ledger");
+    assert!(
+        path.exists(),
+        "{} is missing: run the tests with `cargo xtask test`, or `cargo build -p ledger` first",
+        path.display()
+    );
+    path.to_str().unwrap().to_owned()
+}
+
+impl World {
+    pub(crate) async fn start() -> Self {
+        let broker = nats::start(&nats::Options::default());
+        let client = Connection::start(&settings("gateway", &broker.url())).await.unwrap();
+        let script = common_example("agents/permits.py");
+        let agents = [("permits", vec!["python3".to_owned(), script]), ("ledger", vec![ledger()])];
+        let mut world =
+            Self { broker, client, dir: tempfile::tempdir().unwrap(), agents: vec![], sidecars: vec![], second: None };
+        world.create_stream().await;
+        for (name, command) in agents {
+            let port = free_port();
+            let process = spawn_agent(&command, port);
+            world.agents.push(AgentProcess { name, command, port, process });
+        }
+        for index in 0..2 {
+            let sidecar = world.spawn_sidecar(index, "");
+            world.sidecars.push(sidecar);
+        }
+        world
+    }
+
+    /// As the operator would: the stream, and a consumer for each agent.
+    async fn create_stream(&self) {
+        let stream = json!({
+            "name": "EVENTS", "subjects": ["ev.>", "to.>"], "storage": "file", "retention": "limits", "discard": "new",
+            "max_bytes": 1_u64 << 30, "num_replicas": 1, "allow_atomic": true, "duplicate_window": 120_000_000_000_u64,
+        });
+        self.ask("$JS.API.STREAM.CREATE.EVENTS", &stream).await;
+        for (agent, subscribes) in [("permits", "cmd.permit.record"), ("ledger", "evt.permit.recorded")] {
+            let name = format!("agent-{agent}");
+            let config = json!({
+                "durable_name": name, "name": name, "ack_policy": "all", "deliver_policy": "all", "ack_wait": 120_000_000_000_u64,
+                "max_deliver": -1, "max_ack_pending": 20_000, "filter_subjects": subject::filters(agent, &[subscribes.parse().unwrap()]),
+            });
+            self.ask(
+                &format!("$JS.API.CONSUMER.CREATE.EVENTS.{name}"),
+                &json!({"stream_name": "EVENTS", "config": config}),
+            )
+            .await;
+        }
+    }
+
+    async fn ask(&self, subject: &str, request: &Value) -> Value {
+        let answer = self.client.request("ask", subject.to_owned(), request.to_string().into()).await.unwrap();
+        let answer: Value = serde_json::from_slice(&answer).unwrap();
+        assert!(answer["error"].is_null(), "{subject}: {answer}");
+        answer
+    }
+
+    fn spawn_sidecar(&self, index: usize, suffix: &str) -> Child {
+        let agent = &self.agents[index];
+        let (subscribes, publishes) = match agent.name {
+            "permits" => ("cmd.permit.record", vec!["evt.permit.recorded"]),
+            _ => ("evt.permit.recorded", vec![]),
+        };
+        let settings = settings::Sidecar {
+            kernel: super::common::config(agent.name, subscribes, &publishes),
+            ordering: Ordering::Stream,
+            concurrency: 128,
+            batch_events: 500,
+            retry: settings::Retry { attempts: 5, initial_ms: 50, max_ms: 1_000 },
+            protocol: Protocol::Rhizon,
+            agent_url: format!("http://127.0.0.1:{}", agent.port),
+            store: settings::Store::Sqlite { path: self.dir.path().join(format!("{}.sqlite", agent.name)) },
+            nats: settings(&format!("agent-{}", agent.name), &self.broker.url()),
+            consumer: settings::Consumer {
+                stream: "EVENTS".into(),
+                name: format!("agent-{}", agent.name),
+                first_sequence: 1,
+            },
+            health_listen: format!("127.0.0.1:{}", free_port()),
+            drain_listen: format!("127.0.0.1:{}", free_port()),
+            revision: "test".into(),
+            operating_mode: OperatingMode::Running,
+        };
+        let path = self.dir.path().join(format!("{}{suffix}.json", agent.name));
+        std::fs::write(&path, serde_json::to_vec(&settings).unwrap()).unwrap();
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join(format!("{}.log", agent.name)));
+        Command::new(env!("CARGO_BIN_EXE_rhizon-runtime"))
+            .args(["sidecar", "--settings", path.to_str().unwrap()])
+            .stdin(Stdio::null())
+            .stderr(log.unwrap())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap()
+    }
+
+    pub(crate) async fn kill_and_start(&mut self, role: Role) {
+        match role {
+            Role::Broker => tokio::task::block_in_place(|| self.broker.restart()),
+            Role::Sidecar(index) => {
+                self.sidecars[index].kill().await.unwrap();
+                self.sidecars[index] = self.spawn_sidecar(index, "");
+            }
+            Role::Agent(index) => {
+                let agent = &mut self.agents[index];
+                agent.process.kill().await.unwrap();
+                agent.process = spawn_agent(&agent.command, agent.port);
+            }
+        }
+    }
+
+    pub(crate) async fn start_second(&mut self, index: usize) {
+        self.second = Some(self.spawn_sidecar(index, "-second"));
+    }
+
+    pub(crate) async fn exit_of_first(&mut self, index: usize) -> ExitStatus {
+        let ended = tokio::time::timeout(Duration::from_mins(1), self.sidecars[index].wait()).await;
+        ended.expect("the first sidecar stops").unwrap()
+    }
+
+    pub(crate) async fn publish(&self, events: &[Outgoing]) {
+        publish(&self.client, events).await;
+    }
+
+    pub(crate) fn publish_beside(&self, events: Vec<Outgoing>) -> tokio::task::JoinHandle<()> {
+        let client = self.client.clone();
+        tokio::spawn(async move { publish(&client, &events).await })
+    }
+
+    /// Waits until both agents have had their effect for so many events.
+    pub(crate) async fn wait_for_total(&mut self, total: u64) {
+        let deadline = tokio::time::Instant::now() + Duration::from_mins(2);
+        for (agent, field) in [("permits", "steps"), ("ledger", "handled")] {
+            loop {
+                let sum: u64 = self.states(agent).await.values().filter_map(|state| state[field].as_u64()).sum();
+                if sum >= total {
+                    break;
+                }
+                assert!(tokio::time::Instant::now() < deadline, "{agent} is at {sum} of {total}: {}", self.log(agent));
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+
+    fn log(&self, agent: &str) -> String {
+        let text = std::fs::read_to_string(self.dir.path().join(format!("{agent}.log"))).unwrap_or_default();
+        text.lines().rev().take(8).collect::<Vec<_>>().join("\n")
+    }
+
+    async fn read(&self, agent: &str, verb: &str, question: &Value) -> Option<async_nats::Message> {
+        let request = self.client.client.request(format!("rq.{agent}.{verb}"), question.to_string().into());
+        tokio::time::timeout(Duration::from_secs(5), request).await.ok()?.ok()
+    }
+
+    async fn states(&self, agent: &str) -> BTreeMap<String, Value> {
+        let mut all = BTreeMap::new();
+        let mut after = json!(null);
+        loop {
+            let question = if after.is_null() { json!({}) } else { json!({"after": after}) };
+            let Some(answer) = self.read(agent, "entities", &question).await else { return all };
+            let answer: Value = serde_json::from_slice(&answer.payload).unwrap();
+            for item in answer["ok"]["items"].as_array().into_iter().flatten() {
+                all.insert(item["entity"].as_str().unwrap().to_owned(), item["state"].clone());
+            }
+            after = answer["ok"]["next"].clone();
+            if after.is_null() {
+                return all;
+            }
+        }
+    }
+
+    /// States are those expected, both journals verify; answers the roots.
+    pub(crate) async fn check(
+        &self,
+        cases: &BTreeMap<String, Value>,
+        officers: &BTreeMap<String, Value>,
+    ) -> [String; 2] {
+        assert_eq!(&self.states("permits").await, cases);
+        assert_eq!(&self.states("ledger").await, officers);
+        [self.verify("permits").await, self.verify("ledger").await]
+    }
+
+    async fn verify(&self, agent: &str) -> String {
+        let mut replay = Replay::default();
+        loop {
+            let page = self.read(agent, "journal", &json!({"after": replay.tail().sequence})).await.expect("an answer");
+            if page.payload.is_empty() {
+                break;
+            }
+            for line in page.payload.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+                replay.push(line).unwrap_or_else(|mismatch| panic!("{agent}: {mismatch}"));
+            }
+        }
+        let status = self.read(agent, "status", &json!({})).await.expect("an answer");
+        let status: Value = serde_json::from_slice(&status.payload).unwrap();
+        assert_eq!(status["ok"]["root"], replay.root().to_string());
+        replay.root().to_string()
+    }
+
+    /// A graceful end: SIGTERM, and exit code 0.
+    pub(crate) async fn stop(mut self) {
+        let mut sidecars: Vec<Child> = self.second.take().into_iter().collect();
+        sidecars.append(&mut self.sidecars);
+        for mut sidecar in sidecars {
+            let Some(pid) = sidecar.id() else { continue };
+            let ended = Command::new("kill").args(["-TERM", &pid.to_string()]).status().await.unwrap();
+            if ended.success() {
+                let status =
+                    tokio::time::timeout(Duration::from_secs(30), sidecar.wait()).await.expect("it stops").unwrap();
+                assert!(status.success(), "{status}");
+            }
+        }
+    }
+}
+
+fn common_example(file: &str) -> String {
+    super::common::example(file).to_str().unwrap().to_owned()
+}
+
+fn spawn_agent(command: &[String], port: u16) -> Child {
+    Command::new(&command[0])
+        .args(&command[1..])
+        .env("RHIZON_LISTEN", format!("127.0.0.1:{port}"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap()
+}
+
+/// As the gateway does: batch after batch, each again until it is acknowledged.
+async fn publish(client: &Connection, events: &[Outgoing]) {
+    let publisher = Arc::new(JetStreamPublisher::new(client.clone()));
+    for batch in events.chunks(250) {
+        while let Err(error) = publisher.publish(batch.to_vec()).await {
+            assert!(!matches!(error, rhizon_runtime::bus::BusError::Refused { .. }), "{error}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}

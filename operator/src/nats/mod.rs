@@ -17,6 +17,7 @@ pub mod credentials;
 pub mod error;
 pub mod jwt;
 pub mod keys;
+pub mod pool;
 pub mod resolver;
 pub mod server;
 pub mod streams;

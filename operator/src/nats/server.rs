@@ -34,21 +34,21 @@ fn wrong(error: &rcgen::Error) -> Error {
 }
 
 impl Authority {
-    pub fn generate(year: i32) -> Result<Self, Error> {
+    pub fn generate(year: i16) -> Result<Self, Error> {
         let key = KeyPair::generate().map_err(|e| wrong(&e))?;
         let certificate = Self::params(year).self_signed(&key).map_err(|e| wrong(&e))?;
         Ok(Self { certificate: certificate.pem(), key: key.serialize_pem() })
     }
 
     /// Signs a certificate for the broker, good until the end of the year after the next.
-    pub fn issue(&self, names: &[String], year: i32) -> Result<Certificate, Error> {
+    pub fn issue(&self, names: &[String], year: i16) -> Result<Certificate, Error> {
         let authority_key = KeyPair::from_pem(&self.key).map_err(|e| wrong(&e))?;
         let issuer_params = Self::params(year);
         let issuer = Issuer::from_params(&issuer_params, &authority_key);
         let mut params = CertificateParams::new(names.to_vec()).map_err(|e| wrong(&e))?;
         params.distinguished_name.push(DnType::CommonName, "rhizon-nats");
-        params.not_before = date_time_ymd(year - 1, 1, 1);
-        params.not_after = date_time_ymd(year + 3, 1, 1);
+        params.not_before = date_time_ymd(i32::from(year) - 1, 1, 1);
+        params.not_after = date_time_ymd(i32::from(year) + 3, 1, 1);
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
@@ -58,13 +58,13 @@ impl Authority {
     }
 
     /// All but the key: the same for the certificate itself and for what it signs.
-    fn params(year: i32) -> CertificateParams {
+    fn params(year: i16) -> CertificateParams {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, "Rhizon broker CA");
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params.not_before = date_time_ymd(year - 1, 1, 1);
-        params.not_after = date_time_ymd(year + 20, 1, 1);
+        params.not_before = date_time_ymd(i32::from(year) - 1, 1, 1);
+        params.not_after = date_time_ymd(i32::from(year) + 20, 1, 1);
         params
     }
 }

@@ -1,0 +1,92 @@
+//! What a reconcile has at hand.
+
+use crate::{jwks, metrics::Metrics, nats::pool::Pool, settings::Settings};
+use kube::{
+    Client,
+    core::DeserializeGuard,
+    runtime::{events::Recorder, reflector::Store},
+};
+use rhizon_api::{RhizonAgent, RhizonWorkspace};
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+pub type Workspace = DeserializeGuard<RhizonWorkspace>;
+pub type Agent = DeserializeGuard<RhizonAgent>;
+
+pub struct Context {
+    pub client: Client,
+    pub settings: Settings,
+    pub pool: Pool,
+    pub recorder: Recorder,
+    pub metrics: Metrics,
+    pub jwks: jwks::Cache,
+    pub backoff: Backoff,
+    pub workspaces: Store<Workspace>,
+    pub agents: Store<Agent>,
+}
+
+impl Context {
+    /// The workspace that a namespace belongs to. One that is being deleted does not count.
+    pub fn workspace_of(&self, namespace: &str) -> Option<RhizonWorkspace> {
+        self.workspaces.state().iter().filter_map(|guard| guard.0.as_ref().ok()).find_map(|workspace| {
+            let owns = workspace.status.as_ref().and_then(|status| status.namespace.as_ref());
+            (workspace.metadata.deletion_timestamp.is_none() && owns.is_some_and(|owned| owned.name == namespace))
+                .then(|| workspace.clone())
+        })
+    }
+
+    /// Names of the agents in a namespace, sorted.
+    pub fn agents_in(&self, namespace: &str) -> Vec<String> {
+        let mut names: Vec<String> = self
+            .agents
+            .state()
+            .iter()
+            .filter_map(|guard| guard.0.as_ref().ok())
+            .filter(|agent| agent.metadata.namespace.as_deref() == Some(namespace))
+            .filter(|agent| agent.metadata.deletion_timestamp.is_none())
+            .filter_map(|agent| agent.metadata.name.clone())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+/// How often each object failed in a row, and so how long to wait.
+#[derive(Default)]
+pub struct Backoff {
+    failures: Mutex<HashMap<String, u32>>,
+}
+
+impl Backoff {
+    const FIRST: Duration = Duration::from_secs(1);
+    const LONGEST: Duration = Duration::from_secs(60);
+
+    pub fn failed(&self, key: &str) -> Duration {
+        let mut failures = self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = failures.entry(key.to_owned()).or_default();
+        let pause = Self::FIRST.saturating_mul(1 << (*count).min(6));
+        *count = count.saturating_add(1);
+        pause.min(Self::LONGEST)
+    }
+
+    pub fn succeeded(&self, key: &str) {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_a_minute_and_begin_anew_after_a_success() {
+        let backoff = Backoff::default();
+        let pauses: Vec<u64> = (0..8).map(|_| backoff.failed("a").as_secs()).collect();
+        assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
+        backoff.succeeded("a");
+        assert_eq!(backoff.failed("a").as_secs(), 1);
+    }
+}

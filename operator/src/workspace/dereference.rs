@@ -1,0 +1,51 @@
+//! Everything that a workspace's reconcile reads.
+
+use crate::{
+    cluster::{Error, found},
+    context::Context,
+};
+use k8s_openapi::api::core::v1::{Namespace, Secret};
+use kube::Api;
+use rhizon_api::{RhizonWorkspace, settings::Issuer};
+
+pub struct Inputs {
+    /// The namespace of that name, ours or not.
+    pub namespace: Option<Namespace>,
+    /// Another, older workspace that wants the same namespace.
+    pub rival: Option<String>,
+    /// Names of the workspace's agents, sorted.
+    pub agents: Vec<String>,
+    /// The cluster's own token issuer.
+    pub issuer: Issuer,
+    pub gateway_secret: Option<Secret>,
+}
+
+pub async fn dereference(workspace: &RhizonWorkspace, context: &Context) -> Result<Inputs, Error> {
+    let name = workspace.namespace_name();
+    let client = &context.client;
+    let namespace = found(Api::<Namespace>::all(client.clone()).get(name).await)
+        .map_err(|e| Error::new("reading", format!("Namespace {name}"), e))?;
+    let secrets = Api::<Secret>::namespaced(client.clone(), name);
+    let gateway_secret = found(secrets.get("rhizon-gateway").await)
+        .map_err(|e| Error::new("reading", format!("Secret {name}/rhizon-gateway"), e))?;
+    Ok(Inputs {
+        namespace,
+        rival: rival(workspace, context),
+        agents: context.agents_in(name),
+        issuer: context.jwks.get(client).await?,
+        gateway_secret,
+    })
+}
+
+fn rival(workspace: &RhizonWorkspace, context: &Context) -> Option<String> {
+    let age = |workspace: &RhizonWorkspace| {
+        (workspace.metadata.creation_timestamp.as_ref().map(|time| time.0), workspace.metadata.name.clone())
+    };
+    let others = context.workspaces.state();
+    others
+        .iter()
+        .filter_map(|guard| guard.0.as_ref().ok())
+        .filter(|other| other.metadata.uid != workspace.metadata.uid)
+        .filter(|other| other.namespace_name() == workspace.namespace_name() && age(other) < age(workspace))
+        .find_map(|other| other.metadata.name.clone())
+}

@@ -12,6 +12,7 @@ use crate::bus::{BusError, Publisher};
 use crate::clock::Clock;
 use crate::driver::outbox;
 use crate::store::{Batch, Entry, EventStore, Known, Mark, StoreError};
+use crate::telemetry::TraceContext;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -86,7 +87,8 @@ impl<A: Agent, P: Publisher, S: EventStore, C: Clock> Engine<A, P, S, C> {
     }
 
     async fn ask(&self, head: &Head, arrival: &Arrival) -> Result<Commit, Error> {
-        let item = Item::new(&self.config, arrival, head, 1).into_iter().collect();
+        let trace = TraceContext::default();
+        let item = Item::new(&self.config, arrival, head, 1, &trace).into_iter().collect();
         match self.agent.call(item).await?.pop() {
             Some(Answer::Reaction(reaction)) => {
                 egress::react(&self.config, head, arrival, reaction).map_err(|e| Error::Failed(e.to_string()))

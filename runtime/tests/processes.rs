@@ -55,7 +55,7 @@ async fn a_second_sidecar_of_the_same_agent_makes_the_first_one_stop() {
     let mut world = World::start().await;
     let publisher = world.publish_beside(events.clone());
     tokio::time::sleep(Duration::from_millis(150)).await;
-    world.start_second(0).await;
+    world.start_second(0);
     assert!(!world.exit_of_first(0).await.success(), "the older sidecar says that it was taken over");
     publisher.await.unwrap();
     world.wait_for_total(events.len() as u64).await;

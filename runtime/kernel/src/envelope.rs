@@ -207,15 +207,20 @@ impl Envelope {
 
     /// The JSON that travels.
     pub fn to_json(&self) -> Vec<u8> {
-        self.write(true)
+        self.to_json_in(self.traceparent.as_deref(), self.tracestate.as_deref())
+    }
+
+    /// The same as part of another trace.
+    pub fn to_json_in(&self, traceparent: Option<&str>, tracestate: Option<&str>) -> Vec<u8> {
+        self.write(traceparent, tracestate)
     }
 
     /// The JSON that is decided on and journaled: all but the trace context, which says nothing about the event.
     pub fn to_decided_json(&self) -> Vec<u8> {
-        self.write(false)
+        self.write(None, None)
     }
 
-    fn write(&self, traced: bool) -> Vec<u8> {
+    fn write(&self, traceparent: Option<&str>, tracestate: Option<&str>) -> Vec<u8> {
         let data = self.data.as_ref().map_or(0, |d| d.get().len());
         let mut out = Vec::with_capacity(data + 640);
         out.extend_from_slice(b"{\"specversion\":\"1.0\"");
@@ -248,10 +253,8 @@ impl Envelope {
         for (name, value) in &self.extensions {
             raw(&mut out, name, value);
         }
-        if traced {
-            optional(&mut out, "traceparent", self.traceparent.as_deref());
-            optional(&mut out, "tracestate", self.tracestate.as_deref());
-        }
+        optional(&mut out, "traceparent", traceparent);
+        optional(&mut out, "tracestate", tracestate);
         optional(&mut out, "data_base64", self.data_base64.as_deref());
         if let Some(data) = &self.data {
             raw(&mut out, "data", data);

@@ -11,6 +11,8 @@ use rhizon_kernel::ingress::{Arrival, Body, Reason};
 use rhizon_kernel::{Config, Head};
 use serde_json::value::RawValue;
 
+use crate::telemetry::TraceContext;
+
 /// One event as the agent is asked about it.
 #[derive(Debug, Clone)]
 pub struct Item {
@@ -23,7 +25,7 @@ pub struct Item {
 
 impl Item {
     /// What the agent is told about an accepted event; `None` for what can't be decoded.
-    pub fn new(config: &Config, arrival: &Arrival, head: &Head, attempt: u32) -> Option<Self> {
+    pub fn new(config: &Config, arrival: &Arrival, head: &Head, attempt: u32, trace: &TraceContext) -> Option<Self> {
         let Body::Event { envelope, .. } = &arrival.body else { return None };
         let context = Context {
             agent: config.agent.clone(),
@@ -33,7 +35,8 @@ impl Item {
             deadline_ms: u64::try_from(http::DEADLINE.as_millis()).unwrap_or(u64::MAX),
             idempotency_key: arrival.key.to_string(),
         };
-        Some(Self { context, envelope: envelope.to_json(), version: head.version, state: head.state.clone() })
+        let envelope = envelope.to_json_in(trace.traceparent.as_deref(), trace.tracestate.as_deref());
+        Some(Self { context, envelope, version: head.version, state: head.state.clone() })
     }
 }
 

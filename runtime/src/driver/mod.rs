@@ -25,6 +25,7 @@ use crate::bus::EventBus;
 use crate::clock::Clock;
 use crate::metrics::Metrics;
 use crate::store::{EventStore, Mark, StoreError};
+use crate::telemetry::Tracer;
 
 pub use window::{Ordering, Retry};
 
@@ -88,6 +89,7 @@ pub struct Driver<B, S, A, C> {
     pub agent: A,
     pub clock: C,
     pub metrics: Arc<Metrics>,
+    pub tracer: Tracer,
     pub demand: watch::Receiver<Demand>,
     pub report: watch::Sender<Report>,
 }

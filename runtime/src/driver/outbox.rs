@@ -19,8 +19,8 @@ pub(crate) fn of_commit(
 ) -> Vec<Outgoing> {
     let dead = (commit.outcome == Outcome::DeadLettered).then(|| dead_letter(config, &commit.entity, &commit.decided));
     let outputs = commit.outputs.into_iter().map(|output| {
-        let envelope = traced(output.envelope, traceparent, tracestate);
-        Outgoing { subject: output.subject, key: output.key, payload: envelope.to_json().into() }
+        let payload = output.envelope.to_json_in(traceparent, tracestate).into();
+        Outgoing { subject: output.subject, key: output.key, payload }
     });
     outputs.chain(dead).collect()
 }
@@ -37,19 +37,13 @@ pub(super) fn of_line(config: &Config, line: &[u8]) -> Result<Vec<Outgoing>, NoR
         let Envelope { source, id, event_type, subject, target, .. } = &envelope;
         let key = dedup_key(&config.publisher(), source, id);
         let subject = Subject::new(&config.publisher(), event_type, subject, target.as_deref()).to_string();
-        let envelope = traced(envelope, observed.traceparent.as_deref(), observed.tracestate.as_deref());
-        messages.push(Outgoing { subject, key, payload: envelope.to_json().into() });
+        let payload = envelope.to_json_in(observed.traceparent.as_deref(), observed.tracestate.as_deref()).into();
+        messages.push(Outgoing { subject, key, payload });
     }
     if decided.outcome == Outcome::DeadLettered.as_str() {
         messages.push(dead_letter(config, &decided.entity, bytes));
     }
     Ok(messages)
-}
-
-fn traced(mut envelope: Envelope, traceparent: Option<&str>, tracestate: Option<&str>) -> Envelope {
-    envelope.traceparent = traceparent.map(str::to_owned);
-    envelope.tracestate = tracestate.map(str::to_owned);
-    envelope
 }
 
 /// A dead letter is the decision: the event, why it was given up, and after what answer.

@@ -4,7 +4,7 @@
 
 mod start;
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -18,6 +18,7 @@ use crate::agent::{Agent, Answer, CallError};
 use crate::bus::{self, Ack, BusError, EventBus, Message, Outgoing};
 use crate::clock::Clock;
 use crate::store::{self, EventStore, Loaded, StoreError};
+use crate::telemetry::Span;
 
 /// Outputs are recovered in pages of so many records.
 const PAGE: usize = 500;
@@ -44,6 +45,8 @@ enum Done {
 /// An append under way, and what it allows when it is durable.
 struct Append {
     saved: Vec<Saved>,
+    /// They end when the effect is durable.
+    spans: Vec<Span>,
     messages: Vec<Pending>,
     position: u64,
     published: u64,
@@ -75,6 +78,7 @@ struct Session<'a, B, S, A, C> {
     published: u64,
     marked: u64,
     tasks: FuturesUnordered<BoxFuture<'static, Done>>,
+    spans: HashMap<SlotId, Span>,
     busy: Busy,
     marking: bool,
     /// When the timer under way fires, and since when the agent is left alone.
@@ -152,6 +156,7 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
             published,
             marked,
             tasks: FuturesUnordered::new(),
+            spans: HashMap::new(),
             busy: Busy::default(),
             marking: false,
             wakes_ms: None,
@@ -269,9 +274,10 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
             }
             Err(error) => return Err(error.into()),
         }
-        let Append { saved, messages, position, published, tail } = append;
+        let Append { saved, spans, messages, position, published, tail } = append;
         self.worked = true;
         (self.tail, self.position, self.marked) = (tail, position, self.marked.max(published));
+        drop(spans);
         self.window.appended(saved);
         self.outbox.extend(messages);
         if self.outbox.is_empty() && !self.busy.publishing {

@@ -16,6 +16,7 @@ use super::Settings;
 use crate::agent::Answer;
 use crate::bus::Message;
 use crate::store::{Known, Loaded};
+use crate::telemetry::TraceContext;
 use line::Line;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +54,8 @@ pub(super) struct Slot {
     pub attempts: u32,
     /// Whether it must be tried with nothing beside it, since its neighbours and it went down together.
     lone: bool,
+    /// What the event's effects continue: its own context, or that of the span that handles it.
+    pub trace: TraceContext,
     known: Option<Hash>,
     state: State,
 }
@@ -70,10 +73,10 @@ enum State {
 /// A decided event on its way to the store.
 #[derive(Debug)]
 pub(super) struct Settled {
+    pub id: SlotId,
     pub stream: u64,
     pub attempts: u32,
-    pub traceparent: Option<String>,
-    pub tracestate: Option<String>,
+    pub trace: TraceContext,
     /// Whether this event is the first of its identity, which it then occupies.
     pub first: bool,
     pub commit: Commit,
@@ -109,8 +112,6 @@ pub(super) struct Window {
     pending: HashMap<Hash, Hash>,
     recent: HashMap<Hash, Hash>,
     position: u64,
-    /// The last stream sequence admitted.
-    admitted: u64,
 }
 
 /// Heads kept in memory beyond those in use.
@@ -129,7 +130,6 @@ impl Window {
             pending: HashMap::new(),
             recent: HashMap::new(),
             position,
-            admitted: position,
         }
     }
 
@@ -174,10 +174,10 @@ impl Window {
                 self.pending.insert(arrival.key, arrival.digest);
             }
             let id = self.first + self.slots.len() as u64;
-            let line = self.lines.entry(arrival.entity.clone()).or_insert_with(|| Line::new(Head::default()));
-            let is_head = line.join(id);
-            self.admitted = stream;
-            self.slots.push_back(Slot { arrival, stream, attempts, lone: attempts > 0, known, state: State::Waiting });
+            let queue = self.lines.entry(arrival.entity.clone()).or_insert_with(|| Line::new(Head::default()));
+            let is_head = queue.join(id);
+            let (trace, lone) = (context_of(&arrival), attempts > 0);
+            self.slots.push_back(Slot { arrival, stream, attempts, lone, trace, known, state: State::Waiting });
             if is_head {
                 self.head_of_line(id);
             }
@@ -236,6 +236,13 @@ impl Window {
 
     pub(super) fn is_lone(&self, id: SlotId) -> bool {
         self.slot(id).is_some_and(|slot| slot.lone)
+    }
+
+    /// The span that handles an event has begun: what follows continues it.
+    pub(super) fn set_trace(&mut self, id: SlotId, trace: TraceContext) {
+        if let Some(index) = self.index(id) {
+            self.slots[index].trace = trace;
+        }
     }
 
     pub(super) fn slot(&self, id: SlotId) -> Option<&Slot> {
@@ -337,7 +344,7 @@ impl Window {
         let mut harvest = Harvest::default();
         let mut open = false;
         let mut held: BTreeSet<&str> = BTreeSet::new();
-        for slot in &mut self.slots {
+        for (id, slot) in (self.first..).zip(&mut self.slots) {
             match &slot.state {
                 State::Taken => {}
                 State::Waiting | State::Calling | State::Backoff => {
@@ -356,7 +363,14 @@ impl Window {
                 }
                 State::Decided(_) => {
                     if let State::Decided(commit) = std::mem::replace(&mut slot.state, State::Taken) {
-                        harvest.settled.push(settled(slot, *commit));
+                        harvest.settled.push(Settled {
+                            id,
+                            stream: slot.stream,
+                            attempts: slot.attempts + 1,
+                            trace: std::mem::take(&mut slot.trace),
+                            first: slot.known.is_none(),
+                            commit: *commit,
+                        });
                     }
                 }
             }
@@ -397,13 +411,14 @@ impl Window {
     }
 }
 
-fn settled(slot: &Slot, commit: Commit) -> Settled {
-    let (traceparent, tracestate) = match &slot.arrival.body {
-        Body::Event { envelope, .. } => (envelope.traceparent.clone(), envelope.tracestate.clone()),
-        Body::Malformed { .. } => (None, None),
-    };
-    let first = slot.known.is_none();
-    Settled { stream: slot.stream, attempts: slot.attempts + 1, traceparent, tracestate, first, commit }
+/// The context that an event came with.
+fn context_of(arrival: &Arrival) -> TraceContext {
+    match &arrival.body {
+        Body::Event { envelope, .. } => {
+            TraceContext { traceparent: envelope.traceparent.clone(), tracestate: envelope.tracestate.clone() }
+        }
+        Body::Malformed { .. } => TraceContext::default(),
+    }
 }
 
 /// The words are the same whatever the connection said, since they are decided on.

@@ -22,6 +22,7 @@ use crate::driver::{self, Demand, Driver, Ordering, Report, Retry, Stopped};
 use crate::metrics::Metrics;
 use crate::store::EventStore;
 use crate::store::sqlite::SqliteStore;
+use crate::telemetry::{Tracer, Traces};
 
 pub use hold::Hold;
 pub use reading::NEXT;
@@ -54,7 +55,8 @@ pub async fn run(settings: settings::Sidecar, stop: watch::Receiver<bool>) -> an
     let consumer = &settings.consumer;
     let bus = JetStreamBus::new(connection.clone(), consumer.stream.clone(), consumer.name.clone());
     let agent = HttpAgent::new(&settings.agent_url, settings.protocol, settings.concurrency);
-    let parts = Parts::new(&settings, agent);
+    let traces = Traces::from_env(&settings.nats.user)?;
+    let parts = Parts::new(&settings, agent, traces.tracer());
     let mut tasks = JoinSet::new();
     tasks.spawn(doors::serve_health(settings.health_listen.clone(), parts.health()));
     tasks.spawn(doors::serve_drain(settings.drain_listen.clone(), parts.hold.clone()));
@@ -67,6 +69,7 @@ pub async fn run(settings: settings::Sidecar, stop: watch::Receiver<bool>) -> an
     let stopped = parts.drive(&settings, bus, store.clone(), stop, &mut tasks).await;
     let _ = tokio::time::timeout(Duration::from_secs(2), connection.client.flush()).await;
     tasks.shutdown().await;
+    traces.close().await;
     store.close().await;
     match stopped? {
         Stopped::Asked => Ok(()),
@@ -80,13 +83,14 @@ pub struct Parts {
     pub hold: Hold,
     pub report: watch::Sender<Report>,
     pub metrics: Arc<Metrics>,
+    pub tracer: Tracer,
 }
 
 impl Parts {
-    pub fn new(settings: &settings::Sidecar, agent: HttpAgent) -> Self {
+    pub fn new(settings: &settings::Sidecar, agent: HttpAgent, tracer: Tracer) -> Self {
         let (report, reports) = watch::channel(Report { agent_reachable: true, ..Report::default() });
         let paused = !matches!(settings.operating_mode, OperatingMode::Running);
-        Self { hold: Hold::new(paused, reports, agent.clone()), agent, report, metrics: Arc::default() }
+        Self { hold: Hold::new(paused, reports, agent.clone()), agent, report, metrics: Arc::default(), tracer }
     }
 
     fn health(&self) -> doors::Health {
@@ -110,6 +114,7 @@ impl Parts {
             agent: self.agent.clone(),
             clock: SystemClock,
             metrics: self.metrics.clone(),
+            tracer: self.tracer.clone(),
             demand: self.hold.demand(),
             report: self.report.clone(),
         };

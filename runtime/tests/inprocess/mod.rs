@@ -94,6 +94,7 @@ where
         agent,
         clock: SystemClock,
         metrics: Arc::default(),
+        tracer: rhizon_runtime::telemetry::Tracer::default(),
         demand: demanded,
         report: reporter,
     };

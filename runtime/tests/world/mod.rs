@@ -167,7 +167,7 @@ impl World {
         }
     }
 
-    pub(crate) async fn start_second(&mut self, index: usize) {
+    pub(crate) fn start_second(&mut self, index: usize) {
         self.second = Some(self.spawn_sidecar(index, "-second"));
     }
 

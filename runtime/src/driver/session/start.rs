@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use opentelemetry::KeyValue;
+use opentelemetry::trace::SpanKind;
+use rhizon_kernel::ingress::Body;
 use rhizon_kernel::record::Observed;
 
 use super::super::window::{Harvest, SlotId};
@@ -73,14 +76,41 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
     }
 
     pub(super) fn call(&mut self, ids: Vec<SlotId>) {
+        for id in &ids {
+            self.begin_span(*id);
+        }
         let item = |id: &SlotId| {
             let (slot, head) = (self.window.slot(*id)?, self.window.head(*id)?);
-            Item::new(&self.driver.settings.config, &slot.arrival, head, slot.attempts + 1)
+            Item::new(&self.driver.settings.config, &slot.arrival, head, slot.attempts + 1, &slot.trace)
         };
         let items = ids.iter().filter_map(item).collect();
         let agent = self.driver.agent.clone();
         self.driver.metrics.called(ids.len());
         self.tasks.push(Box::pin(async move { Done::Called { answers: agent.call(items).await, ids } }));
+    }
+
+    /// One span covers all tries of an event, until its effect is durable.
+    fn begin_span(&mut self, id: SlotId) {
+        if self.spans.contains_key(&id) {
+            return;
+        }
+        let Some((slot, Body::Event { envelope, .. })) = self.window.slot(id).map(|slot| (slot, &slot.arrival.body))
+        else {
+            return;
+        };
+        let attributes = vec![
+            KeyValue::new("messaging.system", "nats"),
+            KeyValue::new("rhizon.agent", self.driver.settings.config.agent.clone()),
+            KeyValue::new("cloudevents.event_id", envelope.id.clone()),
+        ];
+        let span = self.driver.tracer.start(
+            format!("process {}", envelope.event_type),
+            SpanKind::Consumer,
+            &slot.trace,
+            attributes,
+        );
+        self.window.set_trace(id, span.context().clone());
+        self.spans.insert(id, span);
     }
 
     fn start_append(&mut self) {
@@ -94,15 +124,21 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
         self.tasks.push(Box::pin(async move { Done::Appended { result: store.append(batch).await, append } }));
     }
 
-    fn build_append(&self, harvest: Harvest) -> (Batch, Append) {
+    fn build_append(&mut self, harvest: Harvest) -> (Batch, Append) {
         let Harvest { settled, duplicates, position } = harvest;
         self.driver.metrics.duplicates(duplicates);
         let (settings, time) = (&self.driver.settings, self.driver.clock.now());
         let mut tail = self.tail;
         let mut entries = Vec::with_capacity(settled.len());
         let published = self.published;
-        let mut append =
-            Append { saved: Vec::with_capacity(settled.len()), messages: Vec::new(), position, published, tail };
+        let mut append = Append {
+            saved: Vec::with_capacity(settled.len()),
+            spans: Vec::new(),
+            messages: Vec::new(),
+            position,
+            published,
+            tail,
+        };
         for event in settled {
             self.driver.metrics.decided(event.commit.outcome);
             let sequence = tail.sequence + 1;
@@ -113,9 +149,13 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
                 attempts: event.attempts,
                 epoch: self.epoch,
                 revision: settings.revision.clone(),
-                traceparent: event.traceparent,
-                tracestate: event.tracestate,
+                traceparent: event.trace.traceparent,
+                tracestate: event.trace.tracestate,
             };
+            if let Some(mut span) = self.spans.remove(&event.id) {
+                span.outcome(event.commit.outcome.as_str());
+                append.spans.push(span);
+            }
             let entry = Entry::of_commit(&mut tail, &event.commit, event.first, &observed);
             let identity = entry.decision.as_ref().and_then(|decision| decision.identity);
             append.saved.push(saved(&event.commit.entity, identity));

@@ -1,1 +1,5 @@
-fn main() {}
+//! `rhizon`.
+
+fn main() -> std::process::ExitCode {
+    rhizon::main()
+}

@@ -1,0 +1,105 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+/// Publish events to a Rhizon workspace, look at what its agents keep, and verify their journals.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    #[command(flatten)]
+    pub(crate) target: Target,
+    /// How to print results.
+    #[arg(long, short, global = true, value_enum, default_value_t = Output::Table)]
+    pub(crate) output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Publish CloudEvents, one JSON object a line.
+    Publish(Publish),
+    /// What an agent keeps: of all its entities, or of one.
+    State { agent: String, entity: Option<String> },
+    /// The journal records of one entity.
+    History { agent: String, entity: String },
+    /// Check an agent's journal on this machine: compute every hash and every decision anew.
+    Verify {
+        #[arg(required_unless_present = "file", conflicts_with = "file")]
+        agent: Option<String>,
+        /// A journal that `rhizon export` has written, instead of one in a workspace.
+        #[arg(long)]
+        file: Option<PathBuf>,
+    },
+    /// Write an agent's journal to standard output, one record a line.
+    Export { agent: String },
+    /// The workspace's agents, and how far they are.
+    Status,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Publish {
+    /// A file with one CloudEvent a line; `-` is standard input.
+    pub(crate) file: PathBuf,
+    /// Go on behind the last event that was accepted before an interruption.
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// Events of one request.
+    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub(crate) batch: u16,
+    /// How long to go on trying while the gateway or the broker is away, or the workspace is full, such as 90s.
+    #[arg(long, default_value = "2m", value_parser = duration)]
+    pub(crate) patience: Duration,
+}
+
+/// Which workspace, and as whom.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Target {
+    /// The workspace. Default: the only one there is, or the one of the current context's namespace.
+    #[arg(long, short, global = true)]
+    pub(crate) workspace: Option<String>,
+    /// URL of a gateway, such as http://127.0.0.1:8088. Default: by port-forward through the kubeconfig.
+    #[arg(long, global = true, env = "RHIZON_GATEWAY")]
+    pub(crate) gateway: Option<String>,
+    /// A token for the audience rhizon/<workspace>. Default: one is asked of the API server.
+    #[arg(long, global = true, env = "RHIZON_TOKEN", hide_env_values = true)]
+    pub(crate) token: Option<String>,
+    /// The service account to ask a token for, NAME or NAMESPACE/NAME. Default: the only one that the workspace gives access.
+    #[arg(long, global = true)]
+    pub(crate) service_account: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Output {
+    Table,
+    Json,
+}
+
+/// As custom resources write it.
+fn duration(text: &str) -> Result<Duration, String> {
+    let duration: rhizon_api::units::Duration = text.parse().map_err(|error| format!("{error}"))?;
+    Ok(Duration::from_millis(duration.as_ms()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn global_flags_may_stand_behind_the_command() {
+        let args = Args::try_parse_from(["rhizon", "state", "permits", "-o", "json", "--workspace", "w"]).unwrap();
+        assert_eq!((args.output, args.target.workspace.as_deref()), (Output::Json, Some("w")));
+        assert!(Args::try_parse_from(["rhizon", "verify"]).is_err());
+        assert!(Args::try_parse_from(["rhizon", "verify", "a", "--file", "b"]).is_err());
+        assert!(Args::try_parse_from(["rhizon", "publish", "-", "--batch", "0"]).is_err());
+    }
+}

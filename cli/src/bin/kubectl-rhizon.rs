@@ -1,0 +1,5 @@
+//! The same program, found by kubectl as `kubectl rhizon`.
+
+fn main() -> std::process::ExitCode {
+    rhizon::main()
+}

@@ -1,0 +1,168 @@
+//! `rhizon publish`: a log of CloudEvents through the gateway, in its order.
+//!
+//! One batch is under way at a time, so what the file has first is stored first. A batch without an answer is sent again:
+//! the events' ids see to it that none has a second effect.
+
+mod input;
+mod progress;
+mod resume;
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http::header::RETRY_AFTER;
+use http::{HeaderMap, Method};
+
+use crate::args::{self, Output};
+use crate::client::{self, Client};
+use crate::failure::{Failure, Problem};
+use input::{Batch, Lines};
+use progress::Progress;
+use resume::Mark;
+
+const BATCHED: &str = "application/cloudevents-batch+json";
+
+/// The longest pause between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+pub(crate) async fn run(client: &mut Client, args: &args::Publish, output: Output) -> Result<(), Failure> {
+    let mut lines = Lines::open(&args.file).await?;
+    let mut mark = Mark::of(&client.workspace, &args.file);
+    if args.resume {
+        mark.skip(&mut lines).await?;
+    }
+    client.reach().await?;
+    let progress = Progress::start(lines.total, mark.accepted);
+    let begun = Instant::now();
+    let before = mark.accepted;
+    let sent = tokio::select! {
+        sent = send_all(client, &mut lines, &mut mark, &progress, args) => sent,
+        _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted("interrupted".to_owned())),
+    };
+    progress.finish();
+    match sent {
+        Ok(()) => {
+            mark.forget();
+            say_done(mark.accepted - before, begun.elapsed(), output);
+            Ok(())
+        }
+        Err(failure) => Err(explain(&failure, &mark)),
+    }
+}
+
+async fn send_all(
+    client: &mut Client,
+    lines: &mut Lines,
+    mark: &mut Mark,
+    progress: &Progress,
+    args: &args::Publish,
+) -> Result<(), Failure> {
+    while let Some(batch) = lines.batch(usize::from(args.batch)).await? {
+        send(client, &batch, progress, args.patience).await?;
+        mark.advance(&batch)?;
+        progress.set(mark.accepted);
+    }
+    Ok(())
+}
+
+/// Sends one batch, and again for as long as there is hope.
+async fn send(client: &mut Client, batch: &Batch, progress: &Progress, patience: Duration) -> Result<(), Failure> {
+    let since = Instant::now();
+    let mut pause = Duration::from_millis(200);
+    loop {
+        let (failure, asked) = match attempt(client, batch.body()).await {
+            Ok(()) => return Ok(()),
+            Err(Attempt::Final(problem)) => return Err(name_line(problem, batch)),
+            Err(Attempt::Again(failure, asked)) => (failure, asked),
+        };
+        if since.elapsed() >= patience {
+            return Err(failure);
+        }
+        progress.waiting(&failure);
+        tokio::time::sleep(asked.unwrap_or(pause).min(LONGEST_PAUSE)).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+enum Attempt {
+    /// Trying again can help; after this pause, if the gateway has named one.
+    Again(Failure, Option<Duration>),
+    Final(Problem),
+}
+
+async fn attempt(client: &mut Client, body: Bytes) -> Result<(), Attempt> {
+    let again = |failure| Attempt::Again(failure, None);
+    let answer = client.send(Method::POST, "/v1/events", BATCHED, body).await.map_err(again)?;
+    if answer.status().is_success() {
+        client::read(answer).await.map_err(again)?;
+        return Ok(());
+    }
+    let asked = pause_asked(answer.headers());
+    let problem = client::problem(answer).await.map_err(again)?;
+    Err(if problem.is_temporary() { Attempt::Again(problem.into(), asked) } else { Attempt::Final(problem) })
+}
+
+fn pause_asked(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok().map(Duration::from_secs)
+}
+
+/// The gateway names an event by its place in the batch; people look for a line of the file.
+fn name_line(problem: Problem, batch: &Batch) -> Failure {
+    let field = problem.field.clone().unwrap_or_default();
+    let place = field.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+    let found = place.and_then(|(index, rest)| Some((batch.line(index.parse().ok()?)?, rest)));
+    match found {
+        Some((line, rest)) => {
+            Problem { field: Some(format!("line {line}{}", rest.replacen('.', ": ", 1))), ..problem }.into()
+        }
+        None => problem.into(),
+    }
+}
+
+fn say_done(events: u64, took: Duration, output: Output) {
+    let seconds = took.as_secs_f64();
+    match output {
+        Output::Json => println!("{}", serde_json::json!({"accepted": events, "seconds": seconds})),
+        Output::Table => {
+            #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+            let rate = events as f64 / seconds.max(0.001);
+            println!("{events} events accepted in {seconds:.1} s ({rate:.0}/s)");
+        }
+    }
+}
+
+/// Adds how far it came, and how to go on.
+fn explain(failure: &Failure, mark: &Mark) -> Failure {
+    let how = if mark.is_kept() { "; --resume goes on there" } else { "" };
+    let text = format!(
+        "{failure}\n{} events were accepted{how}, and publishing all of it again is safe too: no event has a second effect",
+        mark.accepted
+    );
+    match failure {
+        Failure::NotSo(_) => Failure::NotSo(text),
+        Failure::Usage(_) => Failure::Usage(text),
+        Failure::Unreachable(_) => Failure::Unreachable(text),
+        Failure::Interrupted(_) => Failure::Interrupted(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_invalid_event_is_named_by_its_line() {
+        let mut lines = Lines::of(b"{}\n\n{}\n");
+        let batch = lines.batch(10).await.unwrap().unwrap();
+        let problem = |field: &str| Problem {
+            status: 400,
+            detail: "the attribute 'subject' is missing".into(),
+            field: Some(field.into()),
+            ..Problem::default()
+        };
+        let named = |field| name_line(problem(field), &batch).to_string();
+        assert_eq!(named("[1].subject"), "line 3: subject: the attribute 'subject' is missing (HTTP 400)");
+        assert_eq!(named("[1]"), "line 3: the attribute 'subject' is missing (HTTP 400)");
+        assert_eq!(named("[9].subject"), "[9].subject: the attribute 'subject' is missing (HTTP 400)");
+    }
+}

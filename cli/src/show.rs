@@ -1,0 +1,162 @@
+//! `rhizon state`, `history` and `status`: what agents keep, and how they came to it.
+
+use std::io::Write as _;
+
+use rhizon_kernel::Envelope;
+use rhizon_kernel::record::{Decided, Line, Part};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::args::Output;
+use crate::client::{Client, segment};
+use crate::failure::Failure;
+use crate::output::{short, table};
+use crate::verify::Records;
+
+/// One entity, and what its agent keeps for it.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    entity: String,
+    version: u64,
+    hash: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<String>,
+    state: Option<Box<RawValue>>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Items<T> {
+    items: Vec<T>,
+    #[serde(skip_serializing)]
+    next: Option<String>,
+}
+
+/// All entities, page by page.
+pub(crate) async fn entities(client: &mut Client, agent: &str, output: Output) -> Result<(), Failure> {
+    let path = format!("/v1/agents/{}/entities", segment(agent));
+    let mut all = Items { items: Vec::new(), next: None };
+    let mut page: Items<Kept> = client.get_json(&path).await?;
+    loop {
+        all.items.append(&mut page.items);
+        let Some(after) = page.next else { break };
+        page = client.get_json(&format!("{path}?after={}", segment(&after))).await?;
+    }
+    match output {
+        Output::Json => print(&all),
+        Output::Table => {
+            let row = |item: Kept| [item.entity, item.version.to_string(), short(&item.hash), text(item.state)];
+            println!("{}", table(["entity", "version", "hash", "state"], all.items.into_iter().map(row)).trim_fmt());
+            Ok(())
+        }
+    }
+}
+
+pub(crate) async fn entity(client: &mut Client, agent: &str, entity: &str, output: Output) -> Result<(), Failure> {
+    let path = format!("/v1/agents/{}/entities/{}", segment(agent), segment(entity));
+    let item: Kept = client.get_json(&path).await?;
+    match output {
+        Output::Json => print(&item),
+        Output::Table => {
+            let rows = [
+                ["entity".to_owned(), item.entity],
+                ["version".to_owned(), item.version.to_string()],
+                ["hash".to_owned(), item.hash],
+                ["time".to_owned(), item.time.unwrap_or_default()],
+                ["state".to_owned(), text(item.state)],
+            ];
+            println!("{}", table(["field", "value"], rows).trim_fmt());
+            Ok(())
+        }
+    }
+}
+
+/// One entity's records: as a table, or as they are.
+pub(crate) async fn history(client: &mut Client, agent: &str, entity: &str, output: Output) -> Result<(), Failure> {
+    let path = format!("/v1/agents/{}/entities/{}/history", segment(agent), segment(entity));
+    let mut records = Records::of(client.get(&path).await?);
+    let mut rows = Vec::new();
+    while let Some(line) = records.next().await? {
+        match output {
+            Output::Json => print_line(&line)?,
+            Output::Table => rows.push(history_row(&line)?),
+        }
+    }
+    if output == Output::Table {
+        let header = ["sequence", "version", "time", "outcome", "type", "actor", "outputs", "reason"];
+        println!("{}", table(header, rows).trim_fmt());
+    }
+    Ok(())
+}
+
+fn history_row(line: &[u8]) -> Result<[String; 8], Failure> {
+    let unreadable = |error: &dyn std::fmt::Display| Failure::NotSo(format!("a record cannot be read: {error}"));
+    let record = Line::parse(line).map_err(|error| unreadable(&error))?;
+    let observed = record.observed().map_err(|error| unreadable(&error))?;
+    let Part::Decided(bytes) = record.part else { return Err(unreadable(&"it is a config record")) };
+    let decided = Decided::parse(bytes).map_err(|error| unreadable(&error))?;
+    let input = decided.input.and_then(|json| Envelope::parse(json.get().as_bytes(), &unlimited()).ok());
+    let (event_type, actor) =
+        input.map_or_else(Default::default, |input| (input.event_type.to_string(), input.actor.unwrap_or_default()));
+    Ok([
+        observed.sequence.to_string(),
+        decided.after.to_string(),
+        decided.time.map(|time| time.to_string()).unwrap_or_default(),
+        decided.outcome.into_owned(),
+        event_type,
+        actor,
+        decided.outputs.len().to_string(),
+        decided.reason.map(|reason| format!("{}: {}", reason.code, reason.detail)).unwrap_or_default(),
+    ])
+}
+
+/// What is in the journal was within the limits that were in force then.
+fn unlimited() -> rhizon_kernel::Limits {
+    rhizon_kernel::Limits { envelope_bytes: usize::MAX, entity_bytes: usize::MAX, ..rhizon_kernel::Limits::default() }
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Agent {
+    pub(crate) name: String,
+    pub(crate) ready: bool,
+    pub(crate) position: u64,
+    pub(crate) records: u64,
+    pub(crate) entities: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) root: Option<String>,
+}
+
+/// The workspace's agents.
+pub(crate) async fn agents(client: &mut Client) -> Result<Vec<Agent>, Failure> {
+    Ok(client.get_json::<Items<Agent>>("/v1/agents").await?.items)
+}
+
+pub(crate) async fn status(client: &mut Client, output: Output) -> Result<(), Failure> {
+    let items = agents(client).await?;
+    if output == Output::Json {
+        return print(&Items { items, next: None });
+    }
+    let row = |Agent { name, ready, position, records, entities, root }: Agent| {
+        let counts = [position, records, entities].map(|count| count.to_string());
+        let [position, records, entities] = counts;
+        [name, if ready { "yes" } else { "no" }.to_owned(), position, records, entities, root.unwrap_or_default()]
+    };
+    let header = ["agent", "ready", "position", "records", "entities", "root"];
+    println!("{}", table(header, items.into_iter().map(row)).trim_fmt());
+    Ok(())
+}
+
+fn text(state: Option<Box<RawValue>>) -> String {
+    state.map(|state| state.get().to_owned()).unwrap_or_default()
+}
+
+fn print(value: &impl Serialize) -> Result<(), Failure> {
+    let text = serde_json::to_vec(value).map_err(|error| Failure::Usage(error.to_string()))?;
+    print_line(&text)
+}
+
+/// A reader that has seen enough closes the pipe; that is its right.
+pub(crate) fn print_line(line: &[u8]) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    let written = out.write_all(line).and_then(|()| out.write_all(b"\n"));
+    written.map_err(|error| Failure::Interrupted(format!("cannot write to standard output: {error}")))
+}

@@ -7,7 +7,8 @@ mod inprocess;
 
 use std::time::Duration;
 
-use common::{admitted, config, example, expected, log};
+use common::events::admitted;
+use common::{config, example, expected, log};
 use inprocess::{Running, ledger, permits, settings, start, states};
 use rhizon_kernel::Envelope;
 use rhizon_kernel::replay::Replay;

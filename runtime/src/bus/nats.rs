@@ -69,8 +69,15 @@ impl Connection {
         base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(&tag.as_ref()[..24])
     }
 
-    pub fn generation(&self) -> u64 {
-        *self.generation.borrow()
+    /// Waits for the first connection; answers which one is in force.
+    pub async fn connected(&self) -> Result<u64> {
+        let mut generation = self.generation.clone();
+        let unreachable = |cause: String| BusError::Unreachable { doing: "connect", cause };
+        match tokio::time::timeout(TIMEOUT, generation.wait_for(|count| *count > 0)).await {
+            Ok(Ok(count)) => Ok(*count),
+            Ok(Err(error)) => Err(unreachable(error.to_string())),
+            Err(_) => Err(unreachable("no connection yet".into())),
+        }
     }
 
     pub fn is_connected(&self) -> bool {

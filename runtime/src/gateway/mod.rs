@@ -16,6 +16,7 @@ mod capacity;
 pub mod cluster;
 mod events;
 mod ingest;
+pub mod local;
 mod metrics;
 pub mod policy;
 mod problem;

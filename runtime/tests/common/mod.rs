@@ -3,13 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use rhizon_kernel::identity::{correlation_id, dedup_key};
-use rhizon_kernel::subject::Subject;
+pub(crate) mod events;
+
+use events::{WORKSPACE, admitted};
 use rhizon_kernel::{Config, Envelope, Limits};
 use rhizon_runtime::bus::Outgoing;
 use serde_json::{Value, json};
-
-pub(crate) const WORKSPACE: &str = "permits";
 
 pub(crate) fn config(agent: &str, subscribes: &str, publishes: &[&str]) -> Config {
     Config {
@@ -26,15 +25,6 @@ pub(crate) fn config(agent: &str, subscribes: &str, publishes: &[&str]) -> Confi
 pub(crate) fn log(path: &Path) -> Vec<Outgoing> {
     let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     text.lines().map(|line| admitted(Envelope::parse(line.as_bytes(), &Limits::default()).unwrap())).collect()
-}
-
-pub(crate) fn admitted(mut envelope: Envelope) -> Outgoing {
-    let key = dedup_key("gateway", &envelope.source, &envelope.id);
-    envelope.workspace = Some(WORKSPACE.into());
-    envelope.correlationid = Some(correlation_id(&key));
-    envelope.actor = Some("clerk".into());
-    let subject = Subject::new("gateway", &envelope.event_type, &envelope.subject, envelope.target.as_deref());
-    Outgoing { subject: subject.to_string(), key, payload: envelope.to_json().into() }
 }
 
 pub(crate) fn example(file: &str) -> PathBuf {

@@ -89,7 +89,7 @@ impl EventBus for JetStreamBus {
         let mut feed = self.feed.lock().await;
         *feed = None;
         self.replies.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        let generation = self.connection().generation();
+        let generation = self.connection().connected().await?;
         let info = self.ask("look at the consumer", "INFO", String::new()).await?;
         let floor = info.ack_floor.map_or(0, |floor| floor.stream_seq);
         if floor <= position {

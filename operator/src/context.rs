@@ -31,11 +31,20 @@ pub struct Context {
 impl Context {
     /// The workspace that a namespace belongs to. One that is being deleted does not count.
     pub fn workspace_of(&self, namespace: &str) -> Option<RhizonWorkspace> {
-        self.workspaces.state().iter().filter_map(|guard| guard.0.as_ref().ok()).find_map(|workspace| {
-            let owns = workspace.status.as_ref().and_then(|status| status.namespace.as_ref());
-            (workspace.metadata.deletion_timestamp.is_none() && owns.is_some_and(|owned| owned.name == namespace))
-                .then(|| workspace.clone())
-        })
+        self.claimant_of(namespace).filter(|workspace| workspace.metadata.deletion_timestamp.is_none())
+    }
+
+    /// The workspace that has, or else first asked for, a namespace.
+    pub fn claimant_of(&self, namespace: &str) -> Option<RhizonWorkspace> {
+        let all = self.workspaces.state();
+        let claimants = all.iter().filter_map(|guard| guard.0.as_ref().ok());
+        claimants
+            .filter(|workspace| workspace.namespace_name() == namespace)
+            .min_by_key(|workspace| {
+                let owns = workspace.status.as_ref().is_some_and(|status| status.namespace.is_some());
+                (!owns, workspace.metadata.creation_timestamp.as_ref().map(|time| time.0))
+            })
+            .cloned()
     }
 
     /// Names of the agents in a namespace, sorted.

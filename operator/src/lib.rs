@@ -5,6 +5,7 @@
 //!                     (reads)        (pure)      (pure)   (writes)   (pure, then patched if it differs)
 //! ```
 
+pub mod agent;
 pub mod cluster;
 pub mod context;
 pub mod credentials;

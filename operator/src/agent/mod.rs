@@ -1,0 +1,112 @@
+//! `RhizonAgent`: credentials, a consumer, and a pod with the agent and its sidecar.
+
+pub mod apply;
+pub mod build;
+pub mod cleanup;
+pub mod dereference;
+pub mod pods;
+pub mod status;
+pub mod validate;
+
+use crate::{
+    cluster::{self, finalizer},
+    context::{Agent, Context},
+    nats,
+};
+use k8s_openapi::jiff::Timestamp;
+use kube::{
+    Api, Resource as _,
+    core::{PartialObjectMeta, error_boundary::InvalidObject},
+    runtime::controller::Action,
+};
+use rhizon_api::RhizonAgent;
+use std::{sync::Arc, time::Duration};
+
+/// A healthy agent is looked at this often without a reason: how far it is, and whether its credentials are due.
+const CALM: Duration = Duration::from_secs(30);
+
+/// A reconcile that could not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Cluster(cluster::Error),
+    #[error(transparent)]
+    Messaging(nats::Error),
+    #[error(transparent)]
+    Workspace(crate::workspace::Error),
+}
+
+impl Error {
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Cluster(_) => "cluster",
+            Self::Messaging(error) => error.code(),
+            Self::Workspace(error) => error.code(),
+        }
+    }
+}
+
+pub async fn reconcile(guard: Arc<Agent>, context: Arc<Context>) -> Result<Action, Error> {
+    let agent = match &guard.0 {
+        Ok(agent) => agent,
+        Err(invalid) => return unreadable(invalid, &context).await,
+    };
+    let namespace = agent.metadata.namespace.as_deref().unwrap_or_default();
+    let api = Api::<RhizonAgent>::namespaced(context.client.clone(), namespace);
+    if agent.metadata.deletion_timestamp.is_some() {
+        return finish(agent, &api, &context).await;
+    }
+    finalizer::ensure(&api, &agent.metadata).await.map_err(Error::Cluster)?;
+    let inputs = dereference::dereference(agent, &context).await?;
+    let outcome = match validate::validate(agent, &inputs) {
+        Err(problem) => apply::park(agent, &inputs, problem, &context).await?,
+        Ok(valid) => apply::apply(agent, &inputs, valid, &context).await?,
+    };
+    update_status(agent, &api, &outcome, &context).await?;
+    Ok(requeue(agent, &outcome, &context))
+}
+
+async fn finish(agent: &RhizonAgent, api: &Api<RhizonAgent>, context: &Context) -> Result<Action, Error> {
+    if !finalizer::is_set(&agent.metadata) {
+        return Ok(Action::await_change());
+    }
+    cleanup::cleanup(&agent.metadata, context).await?;
+    finalizer::remove(api, &agent.metadata).await.map_err(Error::Cluster)?;
+    Ok(Action::await_change())
+}
+
+/// An object that does not fit the types: it stops nobody else, and its cleanup needs no more than its name.
+async fn unreadable(invalid: &InvalidObject, context: &Context) -> Result<Action, Error> {
+    tracing::warn!(agent = invalid.metadata.name, error = invalid.error, "cannot be read");
+    let namespace = invalid.metadata.namespace.as_deref().unwrap_or_default();
+    let api = Api::<PartialObjectMeta<RhizonAgent>>::namespaced(context.client.clone(), namespace);
+    if invalid.metadata.deletion_timestamp.is_some() && finalizer::is_set(&invalid.metadata) {
+        cleanup::cleanup(&invalid.metadata, context).await?;
+        finalizer::remove(&api, &invalid.metadata).await.map_err(Error::Cluster)?;
+    }
+    Ok(Action::await_change())
+}
+
+async fn update_status(
+    agent: &RhizonAgent,
+    api: &Api<RhizonAgent>,
+    outcome: &status::Outcome,
+    context: &Context,
+) -> Result<(), Error> {
+    let before = agent.status.clone().unwrap_or_default();
+    let after = status::compute(agent, outcome, Timestamp::now());
+    if cluster::status::patch(api, agent, &before, &after).await.map_err(Error::Cluster)? {
+        let reference = agent.object_ref(&());
+        cluster::status::tell(&context.recorder, &reference, &before.conditions, &after.conditions).await;
+    }
+    Ok(())
+}
+
+fn requeue(agent: &RhizonAgent, outcome: &status::Outcome, context: &Context) -> Action {
+    let key = agent.metadata.uid.clone().unwrap_or_default();
+    if outcome.needs_retry() {
+        return Action::requeue(context.backoff.failed(&key));
+    }
+    context.backoff.succeeded(&key);
+    Action::requeue(CALM)
+}

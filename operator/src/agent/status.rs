@@ -1,0 +1,185 @@
+//! What an agent's status says about what was done. Pure.
+
+use super::pods;
+use crate::{
+    nats::{self, consumers::Progress},
+    workspace::{status::advise, validate::Problem},
+};
+use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
+use kube::api::DynamicObject;
+use rhizon_api::{
+    RhizonAgent,
+    agent::{OperatingMode, RhizonAgentStatus},
+    conditions::{self, Finding},
+};
+
+/// How a reconcile went.
+pub enum Outcome {
+    /// It makes no sense; what runs already goes on.
+    Invalid(Problem),
+    Applied(Box<Applied>),
+}
+
+pub struct Applied {
+    pub progress: Result<Progress, nats::Error>,
+    /// The StatefulSet as the server has it; none while the agent has no first position.
+    pub stateful_set: Option<DynamicObject>,
+    pub pods: Vec<Pod>,
+    /// Why no pod could be made, newest last.
+    pub refusals: Vec<String>,
+}
+
+impl Outcome {
+    /// Whether time may help where nothing else changes.
+    pub fn needs_retry(&self) -> bool {
+        match self {
+            Self::Invalid(problem) => matches!(problem.reason, "WorkspaceNotReady" | "SecretMissing" | "SecretNotAllowed"),
+            Self::Applied(applied) => applied.progress.is_err(),
+        }
+    }
+}
+
+/// The next status.
+pub fn compute(agent: &RhizonAgent, outcome: &Outcome, now: Timestamp) -> RhizonAgentStatus {
+    let before = agent.status.clone().unwrap_or_default();
+    let findings = match outcome {
+        Outcome::Invalid(Problem { reason, message }) => vec![
+            Finding::new(conditions::READY, false, reason, message.clone()),
+            Finding::new(conditions::VALID, false, reason, message.clone()),
+        ],
+        Outcome::Applied(applied) => findings(agent.spec.operating_mode, applied),
+    };
+    let progress = match outcome {
+        Outcome::Applied(applied) => applied.progress.as_ref().ok(),
+        Outcome::Invalid(_) => None,
+    };
+    let generation = agent.metadata.generation;
+    RhizonAgentStatus {
+        observed_generation: generation,
+        conditions: conditions::merge(&before.conditions, &findings, generation, now),
+        lag: progress.and_then(|progress| i64::try_from(progress.lag).ok()).or(before.lag),
+        last_error: last_error(&findings),
+        first_sequence: progress
+            .and_then(|progress| i64::try_from(progress.first_sequence).ok())
+            .or(before.first_sequence),
+    }
+}
+
+/// What stands in the way; not what is merely on its way.
+fn last_error(findings: &[Finding]) -> Option<String> {
+    const NO_ERROR: [&str; 3] = ["Starting", "Suspended", "NotReady"];
+    findings
+        .iter()
+        .find(|finding| finding.status == Some(false) && !NO_ERROR.contains(&finding.reason.as_str()))
+        .map(|finding| finding.message.clone())
+}
+
+fn findings(mode: OperatingMode, applied: &Applied) -> Vec<Finding> {
+    let Applied { progress, stateful_set, pods, refusals } = applied;
+    let rest = [
+        Finding::new(conditions::VALID, true, "Valid", "the spec makes sense"),
+        match progress {
+            Ok(_) => Finding::new(conditions::MESSAGING_READY, true, "Applied", "consumer and credentials are set up"),
+            Err(error) => Finding::new(conditions::MESSAGING_READY, false, error.reason(), advise(error)),
+        },
+        workload(mode, stateful_set.as_ref(), pods, refusals),
+    ];
+    let ready = match rest.iter().find(|finding| !finding.is_true()) {
+        Some(cause) => Finding::new(conditions::READY, false, &cause.reason, cause.message.clone()),
+        None => match mode {
+            OperatingMode::Running => Finding::new(conditions::READY, true, "Running", "the agent takes events"),
+            OperatingMode::Paused => Finding::new(conditions::READY, true, "Paused", "up, and takes no events"),
+            OperatingMode::Draining => Finding::new(conditions::READY, true, "Draining", "takes no new events"),
+            OperatingMode::Suspended => Finding::new(conditions::READY, false, "Suspended", "has no pod, as asked for"),
+        },
+    };
+    std::iter::once(ready).chain(rest).collect()
+}
+
+fn workload(mode: OperatingMode, set: Option<&DynamicObject>, pods: &[Pod], refusals: &[String]) -> Finding {
+    let finding = |status, reason: &str, message: String| Finding::new(conditions::WORKLOAD_READY, status, reason, message);
+    let Some(set) = set else {
+        return finding(false, "Starting", "the pod follows when the agent has its place in the stream".to_owned());
+    };
+    if mode == OperatingMode::Suspended {
+        return finding(true, "Suspended", "no pod, as asked for".to_owned());
+    }
+    let wanted = set.data["spec"]["replicas"].as_u64().unwrap_or(1);
+    let ready = pods.iter().filter(|pod| pods::is_ready(pod)).count() as u64;
+    if ready >= wanted {
+        return finding(true, "Running", format!("{ready} of {wanted} pods are ready"));
+    }
+    if let Some(trouble) = pods::trouble(pods) {
+        return finding(false, &trouble.reason, trouble.message);
+    }
+    if let (true, Some(refusal)) = (pods.is_empty(), refusals.last()) {
+        let reason = if refusal.contains("exceeded quota") { "QuotaExceeded" } else { "PodRefused" };
+        return finding(false, reason, format!("no pod can be made: {refusal}"));
+    }
+    finding(false, "Starting", format!("{ready} of {wanted} pods are ready"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn agent(mode: &str) -> RhizonAgent {
+        serde_json::from_value(json!({
+            "apiVersion": "rhizon.dev/v1alpha1", "kind": "RhizonAgent",
+            "metadata": {"name": "ledger", "generation": 2},
+            "spec": {"subscribes": ["evt.a.b"], "container": {"image": "x"}, "operatingMode": mode},
+            "status": {"lag": 7, "firstSequence": 3},
+        }))
+        .unwrap()
+    }
+
+    fn applied(pods: Vec<Pod>, refusals: &[&str]) -> Outcome {
+        let set = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {}, "spec": {"replicas": 1}});
+        Outcome::Applied(Box::new(Applied {
+            progress: Ok(Progress { first_sequence: 3, lag: 0 }),
+            stateful_set: Some(serde_json::from_value(set).unwrap()),
+            pods,
+            refusals: refusals.iter().map(|text| (*text).to_owned()).collect(),
+        }))
+    }
+
+    fn ready_pod() -> Pod {
+        serde_json::from_value(json!({"status": {"conditions": [{"type": "Ready", "status": "True"}]}})).unwrap()
+    }
+
+    fn ready(status: &RhizonAgentStatus) -> (&str, &str) {
+        let condition = conditions::find(&status.conditions, conditions::READY).unwrap();
+        (&condition.status, &condition.reason)
+    }
+
+    #[test]
+    fn a_running_agent_is_ready_and_has_no_error() {
+        let status = compute(&agent("Running"), &applied(vec![ready_pod()], &[]), Timestamp::UNIX_EPOCH);
+        assert_eq!(ready(&status), ("True", "Running"));
+        assert_eq!((status.lag, status.last_error, status.first_sequence), (Some(0), None, Some(3)));
+    }
+
+    #[test]
+    fn a_quota_that_is_too_small_is_said() {
+        let refusal = "pods \"agent-ledger-0\" is forbidden: exceeded quota: rhizon";
+        let status = compute(&agent("Running"), &applied(Vec::new(), &[refusal]), Timestamp::UNIX_EPOCH);
+        assert_eq!(ready(&status), ("False", "QuotaExceeded"));
+        assert_eq!(status.last_error.unwrap(), format!("no pod can be made: {refusal}"));
+    }
+
+    #[test]
+    fn an_invalid_spec_keeps_what_was_known() {
+        let outcome = Outcome::Invalid(Problem::new("InvalidType", "spec.subscribes[0]: …"));
+        let status = compute(&agent("Running"), &outcome, Timestamp::UNIX_EPOCH);
+        assert_eq!(ready(&status), ("False", "InvalidType"));
+        assert_eq!((status.lag, status.first_sequence), (Some(7), Some(3)));
+    }
+
+    #[test]
+    fn suspended_is_not_ready_and_no_error() {
+        let status = compute(&agent("Suspended"), &applied(Vec::new(), &[]), Timestamp::UNIX_EPOCH);
+        assert_eq!(ready(&status), ("False", "Suspended"));
+        assert_eq!(status.last_error, None);
+    }
+}

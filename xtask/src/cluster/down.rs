@@ -13,6 +13,7 @@ use crate::{exec, ui};
 pub(crate) fn down() -> Result<()> {
     let _lock = super::lock()?;
     let cluster = Cluster::locate()?;
+    super::check_owner(&cluster)?;
     if !cluster.state.exists() && (cluster.kind || !network::exists()) {
         ui::note("no cluster is up");
         return Ok(());

@@ -139,9 +139,11 @@ fn lock() -> Result<File> {
 
 fn start(cluster: &Cluster) -> Result<()> {
     check_possible()?;
+    check_owner(cluster)?;
     // After a reboot, or half way through an earlier `up`, it is quicker to begin anew than to find out what is missing.
     let daemons = cluster.daemons();
-    if cluster.state.exists() && !(network::exists() && daemons.is_alive("etcd") && daemons.is_alive("containerd")) {
+    let something_left = cluster.state.exists() || network::exists();
+    if something_left && !(network::exists() && daemons.is_alive("etcd") && daemons.is_alive("containerd")) {
         ui::step("clear what is left of an earlier cluster", || down::remove_all(cluster))?;
     }
     ui::step("tools of the cluster", || {
@@ -162,6 +164,8 @@ fn start(cluster: &Cluster) -> Result<()> {
     ui::step("network namespace and containerd", || {
         fs::create_dir_all(&cluster.state)?;
         network::ensure()?;
+        fs::create_dir_all(node::RUN)?;
+        fs::write(owner_file(), cluster.state.display().to_string())?;
         node::ensure_containerd(cluster)?;
         images::load(cluster, &[images::pause()?, images::coredns()?]).map(drop)
     })?;
@@ -176,6 +180,19 @@ fn start(cluster: &Cluster) -> Result<()> {
         apply(cluster, include_str!("manifests/storage.yaml"))?;
         dns::wait_ready(cluster, Duration::from_secs(90))
     })
+}
+
+/// The names and addresses of the network exist once per machine, so there is one cluster, whose state folder stands here.
+fn owner_file() -> PathBuf {
+    Path::new(node::RUN).join("state")
+}
+
+fn check_owner(cluster: &Cluster) -> Result<()> {
+    let Ok(owner) = fs::read_to_string(owner_file()).map(PathBuf::from) else { return Ok(()) };
+    if owner != cluster.state && owner.exists() {
+        bail!("another cluster is up, with its state in {0}: use it by setting RHIZON_STATE to {0}", owner.display());
+    }
+    Ok(())
 }
 
 fn check_possible() -> Result<()> {

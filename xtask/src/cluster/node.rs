@@ -24,7 +24,6 @@ pub(crate) fn socket() -> PathBuf {
 pub(crate) fn ensure_containerd(cluster: &Cluster) -> Result<()> {
     let cni = cluster.state.join("cni");
     fs::create_dir_all(&cni)?;
-    fs::create_dir_all(RUN)?;
     fs::write(cni.join("10-rhizon.conflist"), serde_json::to_string_pretty(&cni_config(cluster))?)?;
     fs::write(cluster.state.join("containerd.toml"), containerd_config(cluster)?)?;
     let config = format!("--config={}", cluster.state.join("containerd.toml").display());

@@ -25,7 +25,6 @@ pub struct Context {
     pub jwks: jwks::Cache,
     pub backoff: Backoff,
     pub workspaces: Store<Workspace>,
-    pub agents: Store<Agent>,
 }
 
 impl Context {
@@ -45,21 +44,6 @@ impl Context {
                 (!owns, workspace.metadata.creation_timestamp.as_ref().map(|time| time.0))
             })
             .cloned()
-    }
-
-    /// Names of the agents in a namespace, sorted.
-    pub fn agents_in(&self, namespace: &str) -> Vec<String> {
-        let mut names: Vec<String> = self
-            .agents
-            .state()
-            .iter()
-            .filter_map(|guard| guard.0.as_ref().ok())
-            .filter(|agent| agent.metadata.namespace.as_deref() == Some(namespace))
-            .filter(|agent| agent.metadata.deletion_timestamp.is_none())
-            .filter_map(|agent| agent.metadata.name.clone())
-            .collect();
-        names.sort();
-        names
     }
 }
 

@@ -33,7 +33,9 @@ pub enum Error {
     Cluster(#[from] ClusterError),
     #[error(transparent)]
     Messaging(#[from] nats::Error),
-    #[error("Secret {OPERATOR_SECRET} is missing: with a broker of your own, make it with its keys (see the chart's values.yaml)")]
+    #[error(
+        "Secret {OPERATOR_SECRET} is missing: with a broker of your own, make it with its keys (see the chart's values.yaml)"
+    )]
     NoKeys,
 }
 
@@ -76,9 +78,8 @@ async fn ensure_server(
 ) -> Result<(), Error> {
     let year = year();
     let live = read(client, settings, SERVER_SECRET).await?;
-    let good_until: Option<i16> = live
-        .as_ref()
-        .and_then(|secret| secret.metadata.annotations.as_ref()?.get(GOOD_UNTIL)?.parse().ok());
+    let good_until: Option<i16> =
+        live.as_ref().and_then(|secret| secret.metadata.annotations.as_ref()?.get(GOOD_UNTIL)?.parse().ok());
     if good_until.is_some_and(|good_until| good_until > year + 1) {
         return Ok(());
     }

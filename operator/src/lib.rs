@@ -6,11 +6,15 @@
 //! ```
 
 pub mod agent;
+pub mod check;
 pub mod cluster;
 pub mod context;
+pub mod controller;
 pub mod credentials;
+pub mod health;
 pub mod install;
 pub mod jwks;
+pub mod leader;
 pub mod metrics;
 pub mod nats;
 pub mod pod;

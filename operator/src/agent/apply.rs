@@ -8,8 +8,8 @@ use super::{
     validate::Valid,
 };
 use crate::{
-    cluster::apply::{delete, ensure},
     cluster::Manifest,
+    cluster::apply::{delete, ensure},
     context::Context,
     credentials,
     nats::{
@@ -34,7 +34,12 @@ pub async fn apply(
     let recorded = agent.status.as_ref().and_then(|status| status.first_sequence).and_then(|n| u64::try_from(n).ok());
     // Without a first position there can be no pod yet; one that has its position goes on while the broker is away.
     let Some(first) = progress.as_ref().ok().map(|progress| progress.first_sequence).or(recorded) else {
-        return Ok(Outcome::Applied(Box::new(Applied { progress, stateful_set: None, pods: Vec::new(), refusals: Vec::new() })));
+        return Ok(Outcome::Applied(Box::new(Applied {
+            progress,
+            stateful_set: None,
+            pods: Vec::new(),
+            refusals: Vec::new(),
+        })));
     };
     settings.consumer.first_sequence = first;
     settings.nats.url.clone_from(&context.settings.nats_url);
@@ -102,12 +107,7 @@ async fn ensure_credentials(
 }
 
 /// An agent that makes no sense keeps what it has; one without a workspace keeps no workload and no credentials.
-pub async fn park(
-    agent: &RhizonAgent,
-    inputs: &Inputs,
-    problem: Problem,
-    context: &Context,
-) -> Result<Outcome, Error> {
+pub async fn park(agent: &RhizonAgent, inputs: &Inputs, problem: Problem, context: &Context) -> Result<Outcome, Error> {
     if inputs.workspace.is_none() {
         for (api_version, kind, exists) in
             [("apps/v1", "StatefulSet", inputs.stateful_set.is_some()), ("v1", "Secret", inputs.credentials.is_some())]

@@ -114,8 +114,7 @@ impl Reader<'_> {
 
     async fn refusals(&self, object: &str) -> Result<Vec<String>, Error> {
         let api = Api::<Event>::namespaced(self.context.client.clone(), self.namespace);
-        let selector =
-            format!("involvedObject.kind=StatefulSet,involvedObject.name={object},reason=FailedCreate");
+        let selector = format!("involvedObject.kind=StatefulSet,involvedObject.name={object},reason=FailedCreate");
         let events = api.list(&ListParams::default().fields(&selector)).await;
         let mut events = events.map_err(|e| self.failed("Events", object, e))?.items;
         events.sort_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0));

@@ -60,7 +60,10 @@ pub async fn reconcile(guard: Arc<Agent>, context: Arc<Context>) -> Result<Actio
     let inputs = dereference::dereference(agent, &context).await?;
     let outcome = match validate::validate(agent, &inputs) {
         Err(problem) => apply::park(agent, &inputs, problem, &context).await?,
-        Ok(valid) => apply::apply(agent, &inputs, valid, &context).await?,
+        Ok(valid) => match apply::apply(agent, &inputs, valid, &context).await {
+            Err(Error::Cluster(error)) if error.is_refusal() => status::Outcome::Invalid(error.into()),
+            result => result?,
+        },
     };
     update_status(agent, &api, &outcome, &context).await?;
     Ok(requeue(agent, &outcome, &context))

@@ -63,10 +63,8 @@ fn exit(container: &ContainerStatus) -> String {
 
 fn unschedulable(pod: &Pod) -> Option<Trouble> {
     let (status, message) = condition(pod, "PodScheduled")?;
-    (status == "False").then(|| Trouble {
-        reason: "Unschedulable".to_owned(),
-        message: format!("no node takes the pod: {message}"),
-    })
+    (status == "False")
+        .then(|| Trouble { reason: "Unschedulable".to_owned(), message: format!("no node takes the pod: {message}") })
 }
 
 fn condition<'a>(pod: &'a Pod, r#type: &str) -> Option<(&'a str, &'a str)> {

@@ -33,7 +33,9 @@ impl Outcome {
     /// Whether time may help where nothing else changes.
     pub fn needs_retry(&self) -> bool {
         match self {
-            Self::Invalid(problem) => matches!(problem.reason, "WorkspaceNotReady" | "SecretMissing" | "SecretNotAllowed"),
+            Self::Invalid(problem) => {
+                matches!(problem.reason, "WorkspaceNotReady" | "SecretMissing" | "SecretNotAllowed" | "ApplyRefused")
+            }
             Self::Applied(applied) => applied.progress.is_err(),
         }
     }
@@ -97,7 +99,8 @@ fn findings(mode: OperatingMode, applied: &Applied) -> Vec<Finding> {
 }
 
 fn workload(mode: OperatingMode, set: Option<&DynamicObject>, pods: &[Pod], refusals: &[String]) -> Finding {
-    let finding = |status, reason: &str, message: String| Finding::new(conditions::WORKLOAD_READY, status, reason, message);
+    let finding =
+        |status, reason: &str, message: String| Finding::new(conditions::WORKLOAD_READY, status, reason, message);
     let Some(set) = set else {
         return finding(false, "Starting", "the pod follows when the agent has its place in the stream".to_owned());
     };

@@ -89,7 +89,8 @@ fn volumes(field: &str) -> Problem {
 fn quantities(list: &str, quantities: &BTreeMap<String, Quantity>) -> Result<(), Problem> {
     for (name, Quantity(text)) in quantities {
         if quantity(text).is_none() {
-            let message = format!("spec.container.resources.{list}.{name}: {text:?} is no quantity; write 250m or 64Mi");
+            let message =
+                format!("spec.container.resources.{list}.{name}: {text:?} is no quantity; write 250m or 64Mi");
             return Err(Problem::new("InvalidResources", message));
         }
     }

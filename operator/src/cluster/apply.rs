@@ -17,10 +17,8 @@ pub async fn ensure(client: &Client, wanted: &Manifest) -> Result<DynamicObject,
         return Ok(live);
     }
     tracing::info!(object = stamped.describe(), "applying");
-    let params = PatchParams {
-        field_validation: Some(ValidationDirective::Strict),
-        ..PatchParams::apply(MANAGER).force()
-    };
+    let params =
+        PatchParams { field_validation: Some(ValidationDirective::Strict), ..PatchParams::apply(MANAGER).force() };
     api.patch(stamped.name(), &params, &Patch::Apply(stamped.value()))
         .await
         .map_err(|e| Error::new("applying", stamped.describe(), e))

@@ -52,8 +52,8 @@ async fn ensure_namespace(
         Some(live) => ownership::is_created(live) && ownership::owner(live) == workspace.metadata.uid.as_deref(),
         None => {
             let manifest = ownership::manifest(workspace, true);
-            let wanted: Namespace =
-                serde_json::from_value(manifest.value().clone()).map_err(|e| failed("building")(kube::Error::SerdeError(e)))?;
+            let wanted: Namespace = serde_json::from_value(manifest.value().clone())
+                .map_err(|e| failed("building")(kube::Error::SerdeError(e)))?;
             match api.create(&PostParams::default(), &wanted).await {
                 Ok(_) => true,
                 Err(kube::Error::Api(status)) if status.code == 409 => {
@@ -128,8 +128,7 @@ async fn ensure_gateway(
         ca_pem: context.pool.broker().ca_pem.as_deref(),
     };
     let now = Timestamp::now().as_second();
-    let secret =
-        credentials::build(&wanted, inputs.gateway_secret.as_ref(), now).map_err(Error::Messaging)?;
+    let secret = credentials::build(&wanted, inputs.gateway_secret.as_ref(), now).map_err(Error::Messaging)?;
     let secret = build::label(secret, workspace);
     ensure(&context.client, &secret).await.map_err(Error::Cluster)?;
     for manifest in gateway::parts(workspace, access, &inputs.agents, &context.settings) {

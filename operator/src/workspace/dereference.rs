@@ -5,8 +5,8 @@ use crate::{
     context::Context,
 };
 use k8s_openapi::api::core::v1::{Namespace, Secret};
-use kube::Api;
-use rhizon_api::{RhizonWorkspace, settings::Issuer};
+use kube::{Api, Client, api::ListParams};
+use rhizon_api::{RhizonAgent, RhizonWorkspace, settings::Issuer};
 
 pub struct Inputs {
     /// The namespace of that name, ours or not.
@@ -31,10 +31,24 @@ pub async fn dereference(workspace: &RhizonWorkspace, context: &Context) -> Resu
     Ok(Inputs {
         namespace,
         rival: rival(workspace, context),
-        agents: context.agents_in(name),
+        agents: agents(client, name).await?,
         issuer: context.jwks.get(client).await?,
         gateway_secret,
     })
+}
+
+async fn agents(client: &Client, namespace: &str) -> Result<Vec<String>, Error> {
+    let api = Api::<RhizonAgent>::namespaced(client.clone(), namespace);
+    let agents = api.list_metadata(&ListParams::default()).await;
+    let agents = agents.map_err(|e| Error::new("listing", format!("agents of {namespace}"), e))?;
+    let mut names: Vec<String> = agents
+        .items
+        .into_iter()
+        .filter(|agent| agent.metadata.deletion_timestamp.is_none())
+        .filter_map(|agent| agent.metadata.name)
+        .collect();
+    names.sort();
+    Ok(names)
 }
 
 fn rival(workspace: &RhizonWorkspace, context: &Context) -> Option<String> {

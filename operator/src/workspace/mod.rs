@@ -51,17 +51,16 @@ pub async fn reconcile(guard: Arc<Workspace>, context: Arc<Context>) -> Result<A
     let inputs = dereference::dereference(workspace, &context).await.map_err(Error::Cluster)?;
     let outcome = match validate::validate(workspace, &inputs, &context.settings.namespace) {
         Err(problem) => status::Outcome::Invalid(problem),
-        Ok(access) => apply::apply(workspace, &inputs, access, &context).await?,
+        Ok(access) => match apply::apply(workspace, &inputs, access, &context).await {
+            Err(Error::Cluster(error)) if error.is_refusal() => status::Outcome::Invalid(error.into()),
+            result => result?,
+        },
     };
     update_status(workspace, &api, &outcome, &inputs, &context).await?;
     Ok(requeue(workspace, &outcome, &context))
 }
 
-async fn finish(
-    workspace: &RhizonWorkspace,
-    api: &Api<RhizonWorkspace>,
-    context: &Context,
-) -> Result<Action, Error> {
+async fn finish(workspace: &RhizonWorkspace, api: &Api<RhizonWorkspace>, context: &Context) -> Result<Action, Error> {
     if !finalizer::is_set(&workspace.metadata) {
         return Ok(Action::await_change());
     }

@@ -36,12 +36,7 @@ impl Outcome {
 }
 
 /// The next status.
-pub fn compute(
-    workspace: &RhizonWorkspace,
-    outcome: &Outcome,
-    agents: usize,
-    now: Timestamp,
-) -> RhizonWorkspaceStatus {
+pub fn compute(workspace: &RhizonWorkspace, outcome: &Outcome, agents: usize, now: Timestamp) -> RhizonWorkspaceStatus {
     let before = workspace.status.clone().unwrap_or_default();
     let findings = match outcome {
         Outcome::Invalid(problem) => invalid(problem),
@@ -101,12 +96,19 @@ fn gateway_finding(deployment: &DynamicObject) -> Finding {
     let (spec, status) = (&deployment.data["spec"], &deployment.data["status"]);
     let wanted = spec["replicas"].as_i64().unwrap_or(1);
     let ready = status["readyReplicas"].as_i64().unwrap_or(0);
-    let failure = status["conditions"].as_array().into_iter().flatten().find(|condition| {
-        condition["type"] == "ReplicaFailure" && condition["status"] == "True"
-    });
+    let failure = status["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .find(|condition| condition["type"] == "ReplicaFailure" && condition["status"] == "True");
     if let Some(failure) = failure {
         let message = failure["message"].as_str().unwrap_or_default();
-        return Finding::new(conditions::GATEWAY_READY, false, "GatewayRefused", format!("no pod can be made: {message}"));
+        return Finding::new(
+            conditions::GATEWAY_READY,
+            false,
+            "GatewayRefused",
+            format!("no pod can be made: {message}"),
+        );
     }
     if wanted == 0 {
         return Finding::new(conditions::GATEWAY_READY, true, "Off", "spec.gateway.replicas is 0");
@@ -149,7 +151,8 @@ mod tests {
         assert_eq!(ready(Ok(()), json!({})), (false, "GatewayStarting".to_owned()));
         let away = Err(nats::Error::unavailable("connect", "refused"));
         assert_eq!(ready(away, json!({"readyReplicas": 1})), (false, "MessagingUnavailable".to_owned()));
-        let refused = json!({"conditions": [{"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}]});
+        let refused =
+            json!({"conditions": [{"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}]});
         assert_eq!(ready(Ok(()), refused), (false, "GatewayRefused".to_owned()));
     }
 }

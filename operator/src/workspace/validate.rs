@@ -1,6 +1,7 @@
 //! Does a workspace make sense, in itself and in this cluster? Pure.
 
 use super::{build::ownership, dereference::Inputs};
+use crate::cluster;
 use k8s_openapi::api::core::v1::Namespace;
 use rhizon_api::{
     RhizonWorkspace,
@@ -19,6 +20,13 @@ pub struct Problem {
 impl Problem {
     pub fn new(reason: &'static str, message: impl Into<String>) -> Self {
         Self { reason, message: message.into() }
+    }
+}
+
+/// What the API server does not take.
+impl From<cluster::Error> for Problem {
+    fn from(error: cluster::Error) -> Self {
+        Self::new("ApplyRefused", error.to_string())
     }
 }
 

@@ -24,11 +24,7 @@ impl Frame<'_> {
     pub fn finish(&self, manifest: Manifest) -> Manifest {
         let owner = self.agent.controller_owner_ref(&()).and_then(|owner| serde_json::to_value(owner).ok());
         manifest
-            .labelled(&[
-                (labels::WORKSPACE, self.workspace),
-                (labels::AGENT, self.name),
-                (labels::COMPONENT, "agent"),
-            ])
+            .labelled(&[(labels::WORKSPACE, self.workspace), (labels::AGENT, self.name), (labels::COMPONENT, "agent")])
             .owned_by(owner)
     }
 }

@@ -92,11 +92,9 @@ fn agent(container: &Container) -> Value {
         }
     }
     let probes = &container.probes;
-    for (field, wanted) in [
-        ("readinessProbe", &probes.readiness),
-        ("livenessProbe", &probes.liveness),
-        ("startupProbe", &probes.startup),
-    ] {
+    for (field, wanted) in
+        [("readinessProbe", &probes.readiness), ("livenessProbe", &probes.liveness), ("startupProbe", &probes.startup)]
+    {
         if let Some(wanted) = wanted {
             value[field] = probe(wanted);
         }
@@ -219,7 +217,10 @@ mod tests {
 
     #[test]
     fn resources_always_satisfy_a_quota() {
-        let of = |resources: Value| built(&spec(json!({"resources": resources})))["spec"]["template"]["spec"]["containers"][0]["resources"].clone();
+        let of = |resources: Value| {
+            built(&spec(json!({"resources": resources})))["spec"]["template"]["spec"]["containers"][0]["resources"]
+                .clone()
+        };
         assert_eq!(of(json!({})), json!({"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}}));
         assert_eq!(
             of(json!({"limits": {"memory": "32Mi"}})),

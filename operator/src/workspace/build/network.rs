@@ -24,23 +24,39 @@ pub fn manifests(workspace: &RhizonWorkspace, settings: &Settings) -> Vec<Manife
     let policy = |name: &str, pods: &Value, rules: Value| build(workspace.namespace_name(), name, pods, rules);
     vec![
         policy("rhizon-default-deny", &everybody, json!({"ingress": [], "egress": []})),
-        policy("rhizon-dns", &everybody, json!({"egress": [{
-            "to": [namespace_peer("kube-system")],
-            "ports": [port("UDP", 53), port("TCP", 53)],
-        }]})),
+        policy(
+            "rhizon-dns",
+            &everybody,
+            json!({"egress": [{
+                "to": [namespace_peer("kube-system")],
+                "ports": [port("UDP", 53), port("TCP", 53)],
+            }]}),
+        ),
         policy("rhizon-broker", &ours, json!({"egress": broker(settings)})),
-        policy("rhizon-gateway", &gateway, json!({"ingress": [{
-            "from": gateway_from,
-            "ports": [port("TCP", paths::GATEWAY_PORT)],
-        }]})),
-        policy("rhizon-to-gateway", &everybody, json!({"egress": [{
-            "to": [{"podSelector": gateway}],
-            "ports": [port("TCP", paths::GATEWAY_PORT)],
-        }]})),
-        policy("rhizon-metrics", &ours, json!({"ingress": [{
-            "from": metrics_from,
-            "ports": [port("TCP", paths::HEALTH_PORT)],
-        }]})),
+        policy(
+            "rhizon-gateway",
+            &gateway,
+            json!({"ingress": [{
+                "from": gateway_from,
+                "ports": [port("TCP", paths::GATEWAY_PORT)],
+            }]}),
+        ),
+        policy(
+            "rhizon-to-gateway",
+            &everybody,
+            json!({"egress": [{
+                "to": [{"podSelector": gateway}],
+                "ports": [port("TCP", paths::GATEWAY_PORT)],
+            }]}),
+        ),
+        policy(
+            "rhizon-metrics",
+            &ours,
+            json!({"ingress": [{
+                "from": metrics_from,
+                "ports": [port("TCP", paths::HEALTH_PORT)],
+            }]}),
+        ),
         policy("rhizon-egress", &agents, json!({"egress": outside(workspace)})),
     ]
 }
@@ -72,8 +88,11 @@ fn outside(workspace: &RhizonWorkspace) -> Value {
 }
 
 fn build(namespace: &str, name: &str, pods: &Value, rules: Value) -> Manifest {
-    let types: Vec<&str> =
-        [("ingress", "Ingress"), ("egress", "Egress")].iter().filter(|(k, _)| rules.get(k).is_some()).map(|t| t.1).collect();
+    let types: Vec<&str> = [("ingress", "Ingress"), ("egress", "Egress")]
+        .iter()
+        .filter(|(k, _)| rules.get(k).is_some())
+        .map(|t| t.1)
+        .collect();
     let mut spec = rules;
     spec["podSelector"] = pods.clone();
     spec["policyTypes"] = json!(types);

@@ -1,9 +1,12 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
+
+const BATCH_EVENTS: u16 = 500;
 
 /// Publish events to a Rhizon workspace, look at what its agents keep, and verify their journals.
 #[derive(Debug, Parser)]
@@ -20,6 +23,8 @@ pub(crate) struct Args {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Run a workspace on this machine, from the YAML of a folder.
+    Dev(Dev),
     /// Publish CloudEvents, one JSON object a line.
     Publish(Publish),
     /// What an agent keeps: of all its entities, or of one.
@@ -41,6 +46,30 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, clap::Args)]
+pub(crate) struct Dev {
+    /// Folder with the YAML of one workspace and its agents.
+    pub(crate) dir: PathBuf,
+    /// Where the gateway listens.
+    #[arg(long, default_value = "127.0.0.1:8088")]
+    pub(crate) listen: SocketAddr,
+    /// Folder of the stream and the stores. Default: .rhizon in DIR.
+    #[arg(long)]
+    pub(crate) state: Option<PathBuf>,
+    /// Subject of the access entry that every caller has. Default: the first one.
+    #[arg(long = "as")]
+    pub(crate) caller: Option<String>,
+    /// Publish this file when the agents are up.
+    #[arg(long)]
+    pub(crate) events: Option<PathBuf>,
+    /// Wait until the agents' states are what this file expects.
+    #[arg(long)]
+    pub(crate) expect: Option<PathBuf>,
+    /// End when that is done.
+    #[arg(long)]
+    pub(crate) once: bool,
+}
+
+#[derive(Debug, clap::Args)]
 pub(crate) struct Publish {
     /// A file with one CloudEvent a line; `-` is standard input.
     pub(crate) file: PathBuf,
@@ -48,7 +77,7 @@ pub(crate) struct Publish {
     #[arg(long)]
     pub(crate) resume: bool,
     /// Events of one request.
-    #[arg(long, default_value_t = 500, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    #[arg(long, default_value_t = BATCH_EVENTS, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub(crate) batch: u16,
     /// How long to go on trying while the gateway or the broker is away, or the workspace is full, such as 90s.
     #[arg(long, default_value = "2m", value_parser = duration)]
@@ -70,6 +99,21 @@ pub(crate) struct Target {
     /// The service account to ask a token for, NAME or NAMESPACE/NAME. Default: the only one that the workspace gives access.
     #[arg(long, global = true)]
     pub(crate) service_account: Option<String>,
+}
+
+impl Publish {
+    /// All of a file, as without options.
+    pub(crate) fn of_file(file: &Path) -> Self {
+        let patience = Duration::from_mins(2);
+        Self { file: file.to_owned(), resume: false, batch: BATCH_EVENTS, patience }
+    }
+}
+
+impl Target {
+    /// A gateway that asks for no token.
+    pub(crate) fn of_gateway(url: &str) -> Self {
+        Self { workspace: None, gateway: Some(url.to_owned()), token: None, service_account: None }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

@@ -3,6 +3,7 @@
 
 mod args;
 mod client;
+mod dev;
 mod failure;
 mod output;
 mod publish;
@@ -33,6 +34,7 @@ pub fn main() -> ExitCode {
 async fn run(args: Args) -> Result<(), Failure> {
     let Args { command, target, output } = args;
     match command {
+        Command::Dev(dev) => dev::run(&dev, output).await,
         Command::Publish(publish) => publish::run(&mut Client::find(&target).await?, &publish, output).await,
         Command::State { agent, entity: None } => {
             show::entities(&mut Client::find(&target).await?, &agent, output).await

@@ -1,10 +1,12 @@
 //! `rhizon state`, `history` and `status`: what agents keep, and how they came to it.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 
 use rhizon_kernel::Envelope;
 use rhizon_kernel::record::{Decided, Line, Part};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::args::Output;
@@ -32,23 +34,36 @@ struct Items<T> {
 }
 
 /// All entities, page by page.
-pub(crate) async fn entities(client: &mut Client, agent: &str, output: Output) -> Result<(), Failure> {
+async fn all_entities(client: &mut Client, agent: &str) -> Result<Vec<Kept>, Failure> {
     let path = format!("/v1/agents/{}/entities", segment(agent));
-    let mut all = Items { items: Vec::new(), next: None };
+    let mut all = Vec::new();
     let mut page: Items<Kept> = client.get_json(&path).await?;
     loop {
-        all.items.append(&mut page.items);
-        let Some(after) = page.next else { break };
+        all.append(&mut page.items);
+        let Some(after) = page.next else { return Ok(all) };
         page = client.get_json(&format!("{path}?after={}", segment(&after))).await?;
     }
+}
+
+pub(crate) async fn entities(client: &mut Client, agent: &str, output: Output) -> Result<(), Failure> {
+    let items = all_entities(client, agent).await?;
     match output {
-        Output::Json => print(&all),
+        Output::Json => print(&Items { items, next: None }),
         Output::Table => {
             let row = |item: Kept| [item.entity, item.version.to_string(), short(&item.hash), text(item.state)];
-            println!("{}", table(["entity", "version", "hash", "state"], all.items.into_iter().map(row)).trim_fmt());
+            println!("{}", table(["entity", "version", "hash", "state"], items.into_iter().map(row)).trim_fmt());
             Ok(())
         }
     }
+}
+
+/// Every entity's state; `null` for one that has none.
+pub(crate) async fn states(client: &mut Client, agent: &str) -> Result<BTreeMap<String, Value>, Failure> {
+    let state = |item: Kept| {
+        let state = item.state.map_or(Value::Null, |text| serde_json::from_str(text.get()).unwrap_or_default());
+        (item.entity, state)
+    };
+    Ok(all_entities(client, agent).await?.into_iter().map(state).collect())
 }
 
 pub(crate) async fn entity(client: &mut Client, agent: &str, entity: &str, output: Output) -> Result<(), Failure> {

@@ -38,6 +38,11 @@ impl Metrics {
         metrics
     }
 
+    /// For where nobody asks.
+    pub fn unregistered() -> Self {
+        Self::register(&mut Registry::default())
+    }
+
     pub(super) fn accepted(&self, events: usize) {
         self.events.inc_by(events as u64);
     }

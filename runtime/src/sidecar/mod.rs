@@ -122,7 +122,8 @@ impl Parts {
         loop {
             tokio::select! {
                 stopped = &mut drive => return Ok(stopped),
-                _ = stop.wait_for(|stop| *stop) => {
+                // In a block of its own: what `wait_for` gives must not be held while the driver ends.
+                () = async { let _ = stop.wait_for(|stop| *stop).await; } => {
                     self.hold.ask(Demand::Stop);
                     let patience = tokio::time::timeout(STOP_TIME, &mut drive).await;
                     return Ok(patience.unwrap_or(Stopped::Asked));

@@ -77,6 +77,9 @@ fn run_all(report: &mut Report, fast: bool) -> Result<()> {
 fn with_cluster(report: &mut Report) -> Result<()> {
     let was_up = Cluster::locate()?.is_up();
     let result = cluster_tests(report);
+    if result.is_err() {
+        cluster::diagnose(&Cluster::locate()?);
+    }
     if was_up {
         return result;
     }

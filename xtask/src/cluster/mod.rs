@@ -6,6 +6,7 @@ mod certs;
 mod cgroups;
 mod control_plane;
 mod daemon;
+mod diagnose;
 mod dns;
 mod down;
 mod kind;
@@ -24,6 +25,7 @@ use anyhow::{Context, Result, bail};
 
 pub(crate) use addons::run as run_addons;
 pub(crate) use control_plane::apply;
+pub(crate) use diagnose::diagnose;
 pub(crate) use down::down;
 
 use crate::{dirs, exec, images, tools, ui};

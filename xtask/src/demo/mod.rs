@@ -29,19 +29,29 @@ pub(crate) fn demo(events: Option<PathBuf>, expect: Option<PathBuf>) -> Result<(
     let cluster = cluster::up()?;
     images::build_and_load(&cluster, &[])?;
     ui::step("command-line client", build_client)?;
-    ui::step("helm install", || install(&cluster))?;
-    ui::step("workspace", || apply_workspace(&cluster, &example))?;
-    ui::step("agents", || apply_agents(&cluster, &example))?;
-    run_events(&cluster, &events, &workload)?;
-    ui::step("cluster", || show(&cluster, &["get", "rhizonworkspaces,rhizonagents", "-A"]))?;
-    for agent in ["permits", "ledger"] {
-        ui::step(&format!("verify {agent}"), || exec::stream(&mut client(&cluster, &["verify", agent])))?;
+    let result = run(&cluster, &events, &workload, expected.as_ref());
+    if result.is_err() {
+        cluster::diagnose(&cluster);
     }
-    if let Some(expected) = expected {
-        ui::step("compare with the expected result", || compare(&cluster, &expected))?;
-    }
+    result?;
     ui::note("the cluster stays up: `cargo xtask kubeconfig` says how to look at it, `cargo xtask down` removes it");
     Ok(())
+}
+
+fn run(cluster: &Cluster, events: &Path, workload: &Workload, expected: Option<&Expected>) -> Result<()> {
+    let example = dirs::repository().join("examples/permits");
+    ui::step("helm install", || install(cluster))?;
+    ui::step("workspace", || apply_workspace(cluster, &example))?;
+    ui::step("agents", || apply_agents(cluster, &example))?;
+    run_events(cluster, events, workload)?;
+    ui::step("cluster", || show(cluster, &["get", "rhizonworkspaces,rhizonagents", "-A"]))?;
+    for agent in ["permits", "ledger"] {
+        ui::step(&format!("verify {agent}"), || exec::stream(&mut client(cluster, &["verify", agent])))?;
+    }
+    match expected {
+        Some(expected) => ui::step("compare with the expected result", || compare(cluster, expected)),
+        None => Ok(()),
+    }
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {

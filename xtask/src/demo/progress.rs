@@ -49,9 +49,16 @@ impl Workload {
 
 pub(super) fn wait(workload: &Workload, mut ledger: impl FnMut() -> Result<States>) -> Result<()> {
     let bar = ui::bar(workload.events, "effects");
+    let mut noted = 0;
     let result = ui::wait_for("all effects", LIMIT, || {
         let done = workload.done(&ledger()?);
         bar.set_position(done);
+        // Without a terminal there is no bar, but a line for each quarter.
+        let quarter = done * 4 / workload.events.max(1);
+        if bar.is_hidden() && quarter > noted {
+            ui::note(&format!("{done} of {}", workload.events));
+            noted = quarter;
+        }
         Ok((done == workload.events).then_some(()))
     });
     let done = bar.position();

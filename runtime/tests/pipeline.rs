@@ -15,7 +15,9 @@ use rhizon_kernel::replay::Replay;
 use rhizon_runtime::agent::{Answer, InProcess, Item};
 use rhizon_runtime::bus::local::LocalStream;
 use rhizon_runtime::bus::{Outgoing, Publisher as _};
+use rhizon_runtime::clock::SystemClock;
 use rhizon_runtime::driver::Stopped;
+use rhizon_runtime::engine::{Effect, Engine};
 use rhizon_runtime::reads::root;
 use rhizon_runtime::store::EventStore;
 use rhizon_runtime::store::memory::MemoryStore;
@@ -197,4 +199,31 @@ async fn every_kind_of_failure_is_journaled_and_harms_no_other_event() {
     assert!(report.last_error.is_some(), "a failure is to be seen");
     running.stop().await;
     verify(&store).await;
+}
+
+#[tokio::test]
+async fn the_embedded_engine_decides_the_same_as_the_driver() {
+    let (stream, store) = (LocalStream::in_memory(), MemoryStore::default());
+    let config = config("permits", "cmd.permit.record", &["evt.permit.recorded"]);
+    let events = log(&example("events.ndjson"));
+    let engine =
+        Engine::start(config.clone(), InProcess(permits), stream.clone(), store.clone(), SystemClock).await.unwrap();
+    for event in &events {
+        let envelope = Envelope::parse(&event.payload, &config.limits).unwrap();
+        assert!(matches!(engine.process_event(&envelope).await.unwrap(), Effect::Settled { .. }));
+        assert_eq!(engine.process_event(&envelope).await.unwrap(), Effect::Duplicate);
+    }
+    assert_eq!(states(&store).await, expected(&example("expected.json"))[0]);
+    assert_eq!(stream.last_sequence(), events.len() as u64, "each output is published once");
+    let (driven, again) = (MemoryStore::default(), LocalStream::in_memory());
+    let mut running = start(
+        &settings(config),
+        again.consumer("permits", &["cmd.permit.record".parse().unwrap()]),
+        driven.clone(),
+        InProcess(permits),
+    );
+    again.publish(events.clone()).await.unwrap();
+    running.reaches(events.len() as u64).await;
+    running.stop().await;
+    assert_eq!(verify(&store).await, verify(&driven).await);
 }

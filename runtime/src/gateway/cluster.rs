@@ -27,6 +27,7 @@ use crate::bus::nats::Connection;
 use crate::bus::{self, BusError, Publisher as _};
 use crate::reads;
 use crate::sidecar::NEXT;
+use crate::telemetry::Traces;
 
 const STREAM_INFO: &str = "$JS.API.STREAM.INFO.EVENTS";
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
@@ -39,11 +40,13 @@ pub async fn run(path: PathBuf, mut stop: watch::Receiver<bool>) -> anyhow::Resu
     let connection = Connection::start(&settings.nats).await?;
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
+    let traces = Traces::from_env("gateway")?;
     let gateway = Gateway {
         policy,
         publisher: Arc::new(Broker::new(connection.clone())),
         reader: Arc::new(Sidecars { connection: connection.clone() }),
         metrics,
+        tracer: traces.tracer(),
     };
     let listener =
         TcpListener::bind(&settings.listen).await.with_context(|| format!("listening on {}", settings.listen))?;
@@ -61,7 +64,9 @@ pub async fn run(path: PathBuf, mut stop: watch::Receiver<bool>) -> anyhow::Resu
         Some(ended) = tasks.join_next() => return ended.context("a task died")?,
         _ = stop.wait_for(|stop| *stop) => stopping.cancel(),
     }
-    serving.await.context("serving the gateway")
+    let served = serving.await.context("serving the gateway");
+    traces.close().await;
+    served
 }
 
 async fn serve_health(listen: String, connection: Connection, registry: Arc<Registry>) -> anyhow::Result<()> {

@@ -39,6 +39,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::capacity::Capacity;
+use crate::telemetry::Tracer;
+
 pub use self::metrics::Metrics;
 pub use self::policy::Policy;
 pub use self::publish::{Ack, Outgoing, PublishError, Publisher, Usage};
@@ -55,6 +57,7 @@ pub struct Gateway {
     pub publisher: Arc<dyn Publisher>,
     pub reader: Arc<dyn Reader>,
     pub metrics: Metrics,
+    pub tracer: Tracer,
 }
 
 #[derive(Clone)]
@@ -64,6 +67,7 @@ struct App {
     capacity: Capacity,
     reader: Arc<dyn Reader>,
     metrics: Metrics,
+    tracer: Tracer,
 }
 
 impl FromRef<App> for watch::Receiver<Arc<Policy>> {
@@ -81,14 +85,14 @@ impl FromRef<App> for Arc<dyn Reader> {
 impl Gateway {
     /// Answers until `stop`, then finishes what is under way. Everything it has started has ended when it returns.
     pub async fn serve(self, listener: TcpListener, stop: CancellationToken) -> io::Result<()> {
-        let Self { policy, publisher, reader, metrics } = self;
+        let Self { policy, publisher, reader, metrics, tracer } = self;
         let (queue, batcher) = publish::batcher(publisher.clone());
         let capacity = Capacity::default();
         let mut tasks = JoinSet::new();
         tasks.spawn(batcher);
         tasks.spawn(capacity.clone().follow(publisher));
 
-        let routes = routes(App { policy, queue, capacity, reader, metrics });
+        let routes = routes(App { policy, queue, capacity, reader, metrics, tracer });
         let listener = listener.tap_io(|stream| {
             // Without the option an answer only leaves later.
             let _ = stream.set_nodelay(true);

@@ -91,7 +91,8 @@ impl Api {
             policy: watch::channel(Arc::new(policy)).1,
             publisher: stream.clone(),
             reader: Arc::new(Sidecar),
-            metrics: Metrics::register(&mut prometheus_client::registry::Registry::default()),
+            metrics: Metrics::unregistered(),
+            tracer: Tracer::default(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

@@ -9,6 +9,7 @@ use rhizon_runtime::agent::http::HttpAgent;
 use rhizon_runtime::bus::local::LocalStream;
 use rhizon_runtime::gateway::local::{Agents, Stream};
 use rhizon_runtime::gateway::{Gateway, Metrics, Policy};
+use rhizon_runtime::telemetry::{Tracer, Traces};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
@@ -27,6 +28,7 @@ pub(super) struct Stack {
     gateway_tasks: Tasks,
     agents: watch::Sender<bool>,
     agent_tasks: Tasks,
+    traces: Traces,
     up: Vec<HttpAgent>,
 }
 
@@ -44,7 +46,8 @@ impl Stack {
         for described in &manifest.agents {
             agents.push(Agent::open(described, &manifest.workspace, state, &stream).await?);
         }
-        let gateway = gateway(manifest, args, stream, &agents)?;
+        let traces = Traces::from_env("gateway").map_err(|error| cannot("trace", &error))?;
+        let gateway = gateway(manifest, args, stream, &agents, traces.tracer())?;
         let stop_gateway = CancellationToken::new();
         let mut gateway_tasks = JoinSet::new();
         let token = stop_gateway.clone();
@@ -60,7 +63,7 @@ impl Stack {
             agent_tasks.spawn(agent.run(manifest.dir.clone(), stop_agents.subscribe()));
         }
         let url = format!("http://{address}");
-        Ok(Self { url, gateway: stop_gateway, gateway_tasks, agents: stop_agents, agent_tasks, up })
+        Ok(Self { url, gateway: stop_gateway, gateway_tasks, agents: stop_agents, agent_tasks, traces, up })
     }
 
     pub(super) fn url(&self) -> &str {
@@ -103,11 +106,18 @@ impl Stack {
         while let Some(ended) = self.agent_tasks.join_next().await {
             result = result.and(outcome(ended));
         }
+        self.traces.close().await;
         result
     }
 }
 
-fn gateway(manifest: &Manifest, args: &args::Dev, stream: LocalStream, agents: &[Agent]) -> Result<Gateway, Failure> {
+fn gateway(
+    manifest: &Manifest,
+    args: &args::Dev,
+    stream: LocalStream,
+    agents: &[Agent],
+    tracer: Tracer,
+) -> Result<Gateway, Failure> {
     let names = agents.iter().map(|agent| agent.name().to_owned()).collect();
     let caller = manifest.caller(args.caller.as_deref())?;
     let policy = Policy::local(manifest.workspace.clone(), caller, manifest.access.clone(), names);
@@ -118,6 +128,7 @@ fn gateway(manifest: &Manifest, args: &args::Dev, stream: LocalStream, agents: &
         publisher: Arc::new(Stream(stream)),
         reader: Arc::new(Agents(readers)),
         metrics: Metrics::unregistered(),
+        tracer,
     })
 }
 

@@ -14,6 +14,7 @@ use super::access::{AccessError, Rights};
 use super::auth::Identity;
 use super::problem::Problem;
 use super::publish::Outgoing;
+use crate::telemetry::TraceContext;
 
 /// How far a caller's clock may be ahead.
 const FUTURE_SKEW: Duration = Duration::from_mins(1);
@@ -32,7 +33,7 @@ pub(super) fn admit(
     identity: &Identity,
     rights: &Rights,
     rules: &Rules,
-    trace: Option<&str>,
+    trace: &TraceContext,
     now: Timestamp,
 ) -> Result<Outgoing, Problem> {
     check_attributes(&event, rules, now)?;
@@ -44,7 +45,8 @@ pub(super) fn admit(
     event.roles = granted;
     event.correlationid.get_or_insert_with(|| correlation_id(&key));
     if event.traceparent.is_none() {
-        event.traceparent = trace.map(str::to_owned);
+        event.traceparent.clone_from(&trace.traceparent);
+        event.tracestate.clone_from(&trace.tracestate);
     }
 
     let payload = event.to_json();
@@ -117,7 +119,14 @@ mod tests {
         let event = Envelope::parse(text.as_bytes(), &limits).unwrap();
         let identity = Identity { issuer: "i".into(), subject: WRITER.into(), actor: WRITER.into() };
         let rights = Rights::of(&identity, &access).unwrap();
-        admit(event, &identity, &rights, &rules, Some("00-t-p-01"), "2026-01-01T00:00:00Z".parse().unwrap())
+        admit(
+            event,
+            &identity,
+            &rights,
+            &rules,
+            &TraceContext { traceparent: Some("00-t-p-01".into()), tracestate: None },
+            "2026-01-01T00:00:00Z".parse().unwrap(),
+        )
     }
 
     #[test]

@@ -127,7 +127,8 @@ impl Verifier {
     pub fn trust(&mut self, kind: IssuerKind, issuer: &str, jwks: &serde_json::Value) -> Result<(), InvalidKeys> {
         let set = KeySet::deserialize(jwks).map_err(|source| InvalidKeys { issuer: issuer.to_owned(), source })?;
         let keys = set.keys.into_iter().filter_map(usable_key).collect();
-        self.issuers.insert(issuer.to_owned(), Issuer { kind, keys });
+        // The first one stays: a later entry must not replace the cluster's keys by its own.
+        self.issuers.entry(issuer.to_owned()).or_insert(Issuer { kind, keys });
         Ok(())
     }
 

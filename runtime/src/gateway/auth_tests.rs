@@ -170,6 +170,7 @@ fn a_foreign_issuer_speaks_for_itself_only() {
     let Authenticator::Tokens(mut verifier) = trusting(&cluster) else { unreachable!() };
     let keys = json!({"keys": [{"kty": "oct", "k": "AAAA"}, {"kty": "new"}, company.jwk("k1")]});
     verifier.trust(IssuerKind::Foreign, "https://id.example", &keys).unwrap();
+    verifier.trust(IssuerKind::Foreign, ISSUER, &keys).unwrap();
     let authenticator = Authenticator::Tokens(verifier);
 
     let posing = company.token(&claims(&json!({})));

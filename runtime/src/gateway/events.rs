@@ -7,6 +7,8 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header::CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
+use opentelemetry::KeyValue;
+use opentelemetry::trace::SpanKind;
 
 use super::App;
 use super::admit::admit;
@@ -14,9 +16,13 @@ use super::caller::Caller;
 use super::ingest::{self, BODY_BYTES};
 use super::problem::Problem;
 use super::publish::PublishError;
+use crate::telemetry::TraceContext;
 
 /// How long a client may take to send its body.
 const BODY_TIME: Duration = Duration::from_secs(30);
+
+/// Longest `tracestate` that an event takes along.
+const TRACESTATE_BYTES: usize = 512;
 
 /// How long a client should wait before it tries a full stream again.
 const FULL_PAUSE: Duration = Duration::from_secs(5);
@@ -36,10 +42,12 @@ pub(super) async fn post(
 
     let rules = caller.policy().rules();
     let request = ingest::read(&headers, &body, rules.limits)?;
-    let (trace, now) = (trace_parent(&headers), Timestamp::now());
+    let attributes = vec![KeyValue::new("messaging.batch.message_count", request.events.len().to_string())];
+    let mut span = app.tracer.start("publish".to_owned(), SpanKind::Server, &trace_context(&headers), attributes);
+    let now = Timestamp::now();
     let mut messages = Vec::with_capacity(request.events.len());
     for (index, event) in request.events.into_iter().enumerate() {
-        let message = admit(event, &caller.identity, &rights, &rules, trace, now)
+        let message = admit(event, &caller.identity, &rights, &rules, span.context(), now)
             .map_err(|problem| if request.batched { problem.within(&format!("[{index}]")) } else { problem })?;
         messages.push(message);
     }
@@ -49,6 +57,7 @@ pub(super) async fn post(
         app.queue.publish(messages).await.map_err(|error| refusal(&error))?;
         app.metrics.accepted(accepted);
     }
+    span.outcome("accepted");
     let answer = format!(r#"{{"accepted":{accepted}}}"#);
     Ok((StatusCode::ACCEPTED, [(CONTENT_TYPE, "application/json")], answer).into_response())
 }
@@ -68,12 +77,20 @@ fn is_too_large(error: &axum::Error) -> bool {
     std::error::Error::source(error).is_some_and(<dyn std::error::Error>::is::<http_body_util::LengthLimitError>)
 }
 
-/// The request's trace context, if it is one (W3C Trace Context, version 00): it goes into every event that has none.
-fn trace_parent(headers: &HeaderMap) -> Option<&str> {
-    let text = headers.get("traceparent")?.to_str().ok()?;
+/// The request's trace context, if it is one (W3C Trace Context, version 00).
+fn trace_context(headers: &HeaderMap) -> TraceContext {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let Some(parent) = text("traceparent").filter(|parent| is_trace_parent(parent)) else {
+        return TraceContext::default();
+    };
+    let tracestate = text("tracestate").filter(|state| state.len() <= TRACESTATE_BYTES).map(str::to_owned);
+    TraceContext { traceparent: Some(parent.to_owned()), tracestate }
+}
+
+fn is_trace_parent(text: &str) -> bool {
     let lengths: Vec<usize> = text.split('-').map(str::len).collect();
     let is_hex = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-'));
-    (lengths == [2, 32, 16, 2] && is_hex).then_some(text)
+    lengths == [2, 32, 16, 2] && is_hex
 }
 
 fn refusal(error: &PublishError) -> Problem {
@@ -94,11 +111,15 @@ mod tests {
     #[test]
     fn only_a_well_formed_trace_context_is_passed_on() {
         let of = |text: &'static str| {
-            let headers = HeaderMap::from_iter([("traceparent".parse().unwrap(), text.parse().unwrap())]);
-            trace_parent(&headers).map(str::to_owned)
+            let headers = HeaderMap::from_iter([
+                ("traceparent".parse().unwrap(), text.parse().unwrap()),
+                ("tracestate".parse().unwrap(), "a=b".parse().unwrap()),
+            ]);
+            let TraceContext { traceparent, tracestate } = trace_context(&headers);
+            traceparent.zip(tracestate)
         };
         let good = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-        assert_eq!(of(good).as_deref(), Some(good));
+        assert_eq!(of(good), Some((good.to_owned(), "a=b".to_owned())));
         assert_eq!(of("00-xyz-01"), None);
         assert_eq!(of("00-0AF7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"), None);
     }

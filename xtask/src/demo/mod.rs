@@ -64,17 +64,19 @@ fn build_client() -> Result<()> {
 }
 
 fn install(cluster: &Cluster) -> Result<()> {
-    let args =
-        ["upgrade", "--install", "rhizon", "charts/rhizon", "--namespace", "rhizon-system", "--create-namespace"];
-    let mut helm = exec::command(tools::path("helm")?, args);
-    helm.args(["--wait", "--timeout", "180s"]).env("KUBECONFIG", cluster.kubeconfig());
-    // Helm leaves definitions alone that are there already; ours may be newer than those of an earlier demo.
-    exec::run(
-        cluster
-            .kubectl(["apply", "--server-side", "--force-conflicts", "-f", "crds/"])?
-            .current_dir(dirs::repository()),
-    )?;
-    exec::run(helm.current_dir(dirs::repository()))
+    let helm = |args: &[&str]| -> Result<Command> {
+        let mut command = exec::command(tools::path("helm")?, args);
+        command.args(["--namespace", "rhizon-system"]).env("KUBECONFIG", cluster.kubeconfig());
+        command.current_dir(dirs::repository());
+        Ok(command)
+    };
+    if exec::succeeds(&mut helm(&["status", "rhizon"])?) {
+        // Helm installs definitions once and leaves them alone then; those of an earlier demo may be older.
+        let mut apply = cluster.kubectl(["apply", "--server-side", "--force-conflicts", "-f", "crds/"])?;
+        exec::run(apply.current_dir(dirs::repository()))?;
+    }
+    let args = ["upgrade", "--install", "rhizon", "charts/rhizon", "--create-namespace", "--wait", "--timeout", "180s"];
+    exec::run(&mut helm(&args)?)
 }
 
 fn apply_workspace(cluster: &Cluster, example: &Path) -> Result<()> {

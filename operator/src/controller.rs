@@ -1,4 +1,5 @@
 //! Both controllers: what each watches, and what happens with an error.
+#![expect(clippy::needless_pass_by_value, reason = "kube hands its objects over by value")]
 
 use crate::{
     agent,
@@ -150,7 +151,7 @@ async fn reconcile_agent(object: Arc<Agent>, context: Arc<Context>) -> Result<Ac
     if context.workspaces.wait_until_ready().await.is_err() {
         return Ok(Action::await_change());
     }
-    let action = agent::reconcile(object, context.clone()).await?;
+    let action = Box::pin(agent::reconcile(object, context.clone())).await?;
     context.metrics.count("agent", "ok");
     Ok(action)
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
 /// Keys are asked for again after this time. A new signing key is announced long before it is used.
-const MAX_AGE: Duration = Duration::from_secs(300);
+const MAX_AGE: Duration = Duration::from_mins(5);
 
 #[derive(Default)]
 pub struct Cache {

@@ -97,7 +97,7 @@ async fn prepare(
 /// The broker's Secret comes back when somebody deletes it, and its certificate is renewed in time.
 async fn keep_prepared(client: &Client, settings: &Settings) {
     loop {
-        tokio::time::sleep(Duration::from_secs(600)).await;
+        tokio::time::sleep(Duration::from_mins(10)).await;
         if let Err(error) = install::prepare(client, settings).await {
             tracing::warn!(%error, "the broker's Secret was not looked after");
         }

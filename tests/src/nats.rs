@@ -46,8 +46,8 @@ pub struct Server {
 /// Without a binary in `RHIZON_NATS_SERVER`, or when the server does not start.
 pub fn start(options: &Options) -> Server {
     let binary = std::env::var_os(BINARY)
-        .map(PathBuf::from)
-        .unwrap_or_else(|| panic!("{BINARY} is not set: it names the nats-server binary that the tests start"));
+        .unwrap_or_else(|| panic!("{BINARY} is not set: it names the nats-server binary that the tests start"))
+        .into();
     let dir = tempfile::Builder::new().prefix("rhizon-nats-").tempdir().expect("a temporary directory");
     let port = free_port();
     fs::write(dir.path().join("nats.conf"), configuration(dir.path(), port, options)).expect("writing nats.conf");

@@ -242,7 +242,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn spec(patch: serde_json::Value) -> RhizonAgentSpec {
+    fn spec(patch: &serde_json::Value) -> RhizonAgentSpec {
         let mut value = json!({"subscribes": ["cmd.permit.record"], "container": {"image": "x:1"}});
         for (key, field) in patch.as_object().unwrap() {
             value[key] = field.clone();
@@ -252,7 +252,7 @@ mod tests {
 
     #[test]
     fn settings_read_back_and_refuse_what_they_do_not_know() {
-        let settings = Sidecar::from_agent("permits", "ledger", &spec(json!({}))).unwrap();
+        let settings = Sidecar::from_agent("permits", "ledger", &spec(&json!({}))).unwrap();
         let mut text = serde_json::to_value(&settings).unwrap();
         assert_eq!(text["store"], json!({"kind": "sqlite", "path": "/var/lib/rhizon/store.sqlite"}));
         assert_eq!(text["nats"]["user"], "agent-ledger");
@@ -263,7 +263,7 @@ mod tests {
 
     #[test]
     fn a_wrong_type_is_named_with_its_place() {
-        let wrong = spec(json!({"subscribes": ["cmd.permit.record", "Permit recorded"]}));
+        let wrong = spec(&json!({"subscribes": ["cmd.permit.record", "Permit recorded"]}));
         let error = Sidecar::from_agent("permits", "ledger", &wrong).unwrap_err();
         assert_eq!(error.reason(), "InvalidType");
         assert!(error.to_string().starts_with("spec.subscribes[1]: "), "{error}");
@@ -271,8 +271,8 @@ mod tests {
 
     #[test]
     fn what_comes_later_is_said_plainly() {
-        let postgres = spec(json!({"store": {"kind": "Postgres"}}));
-        let sharded = spec(json!({"shards": 4}));
+        let postgres = spec(&json!({"store": {"kind": "Postgres"}}));
+        let sharded = spec(&json!({"shards": 4}));
         let error = |spec| Sidecar::from_agent("w", "a", spec).unwrap_err().reason();
         assert_eq!((error(&postgres), error(&sharded)), ("StoreNotSupported", "ShardsNotSupported"));
     }

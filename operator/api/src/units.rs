@@ -53,7 +53,7 @@ impl fmt::Display for Duration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (_, tail) = Self::UNITS.split_at(1);
         let (unit, factor) =
-            tail.iter().find(|(_, factor)| self.ms != 0 && self.ms % factor == 0).unwrap_or(&Self::UNITS[0]);
+            tail.iter().find(|(_, factor)| self.ms != 0 && self.ms.is_multiple_of(*factor)).unwrap_or(&Self::UNITS[0]);
         write!(f, "{}{unit}", self.ms / factor)
     }
 }

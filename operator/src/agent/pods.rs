@@ -78,12 +78,12 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn pod(status: Value) -> Pod {
+    fn pod(status: &Value) -> Pod {
         serde_json::from_value(json!({"metadata": {"name": "agent-ledger-0"}, "status": status})).unwrap()
     }
 
     fn waiting_for(reason: &str) -> Pod {
-        pod(json!({"containerStatuses": [{
+        pod(&json!({"containerStatuses": [{
             "name": "agent", "image": "x:1", "imageID": "", "ready": false, "restartCount": 3,
             "state": {"waiting": {"reason": reason, "message": "not found"}},
             "lastState": {"terminated": {"exitCode": 7}},
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn a_pod_that_fits_nowhere_says_so() {
-        let pod = pod(json!({"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/1 nodes"}]}));
+        let pod = pod(&json!({"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/1 nodes"}]}));
         assert_eq!(trouble(&[pod]).unwrap().reason, "Unschedulable");
     }
 }

@@ -134,7 +134,7 @@ mod tests {
         .unwrap()
     }
 
-    fn inputs(workspace_spec: Value) -> Inputs {
+    fn inputs(workspace_spec: &Value) -> Inputs {
         let workspace = json!({
             "apiVersion": "rhizon.dev/v1alpha1", "kind": "RhizonWorkspace",
             "metadata": {"name": "permits"}, "spec": workspace_spec,
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn a_paused_workspace_pauses_running_agents_and_no_others() {
-        let paused = inputs(json!({"operatingMode": "Paused"}));
+        let paused = inputs(&json!({"operatingMode": "Paused"}));
         let mode = |patch| validate(&agent(&patch), &paused).ok().unwrap().settings.operating_mode;
         assert_eq!(mode(json!({})), OperatingMode::Paused);
         assert_eq!(mode(json!({"operatingMode": "Suspended"})), OperatingMode::Suspended);
@@ -170,7 +170,7 @@ mod tests {
 
     #[test]
     fn each_kind_of_nonsense_has_its_reason() {
-        let good = inputs(json!({}));
+        let good = inputs(&json!({}));
         assert!(validate(&agent(&json!({})), &good).is_ok());
         assert_eq!(reason(&json!({"subscribes": ["Permit recorded"]}), &good), "InvalidType");
         assert_eq!(reason(&json!({"store": {"kind": "JetStream"}}), &good), "StoreNotSupported");
@@ -183,7 +183,7 @@ mod tests {
 
     #[test]
     fn secrets_are_only_those_labelled_for_agents() {
-        let with = |allowed| Inputs { secrets: [("s".to_owned(), allowed)].into(), ..inputs(json!({})) };
+        let with = |allowed| Inputs { secrets: [("s".to_owned(), allowed)].into(), ..inputs(&json!({})) };
         assert!(validate(&agent(&json!({})), &with(Some(true))).is_ok());
         assert_eq!(reason(&json!({}), &with(Some(false))), "SecretNotAllowed");
         assert_eq!(reason(&json!({}), &with(None)), "SecretMissing");
@@ -191,7 +191,7 @@ mod tests {
 
     #[test]
     fn an_agent_needs_a_workspace_that_is_set_up() {
-        assert_eq!(reason(&json!({}), &Inputs { workspace: None, ..inputs(json!({})) }), "NoWorkspace");
-        assert_eq!(reason(&json!({}), &Inputs { keys: None, ..inputs(json!({})) }), "WorkspaceNotReady");
+        assert_eq!(reason(&json!({}), &Inputs { workspace: None, ..inputs(&json!({})) }), "NoWorkspace");
+        assert_eq!(reason(&json!({}), &Inputs { keys: None, ..inputs(&json!({})) }), "WorkspaceNotReady");
     }
 }

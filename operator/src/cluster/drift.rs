@@ -23,6 +23,7 @@ fn compare(wanted: &Value, live: &Value, quantities: bool) -> bool {
         (Value::Array(wanted), Value::Null) => wanted.is_empty(),
         (Value::String(text), Value::Null) => text.is_empty(),
         (Value::Bool(flag), Value::Null) => !flag,
+        (Value::Number(number), Value::Null) => number.as_i64() == Some(0),
         (Value::String(wanted), Value::String(live)) if quantities => {
             wanted == live || quantity(wanted).is_some_and(|w| quantity(live) == Some(w))
         }
@@ -62,7 +63,7 @@ mod tests {
 
     #[test]
     fn additions_of_the_server_are_no_drift() {
-        let wanted = json!({"spec": {"replicas": 1, "list": [{"name": "a"}], "empty": [], "off": false}});
+        let wanted = json!({"spec": {"replicas": 1, "list": [{"name": "a"}], "empty": [], "off": false, "zero": 0}});
         let live = json!({"spec": {"replicas": 1, "list": [{"name": "a", "added": 1}], "more": 2}, "status": {}});
         assert!(holds(&wanted, &live));
     }

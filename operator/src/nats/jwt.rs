@@ -33,9 +33,9 @@ pub fn encode(claims: &Claims, signer: &KeyPair, now: i64) -> Result<String, Err
     // The id is a digest of the content: it makes no two different JWTs the same to the resolver.
     payload["jti"] = json!(hex(&Sha256::digest(payload.to_string())));
     let header = json!({"typ": "JWT", "alg": "ed25519-nkey"});
-    let signed = format!("{}.{}", part(&header), part(&payload));
-    let signature = signer.sign(signed.as_bytes())?;
-    Ok(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)))
+    let text = format!("{}.{}", part(&header), part(&payload));
+    let signature = signer.sign(text.as_bytes())?;
+    Ok(format!("{text}.{}", URL_SAFE_NO_PAD.encode(signature)))
 }
 
 /// What a JWT says. The signature is not checked: use it on what the broker or we ourselves have stored.

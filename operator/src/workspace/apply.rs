@@ -48,20 +48,19 @@ async fn ensure_namespace(
     let name = workspace.namespace_name();
     let api = Api::<Namespace>::all(context.client.clone());
     let failed = |verb| move |e| cluster::Error::new(verb, format!("Namespace {name}"), e);
-    let created = match &inputs.namespace {
-        Some(live) => ownership::is_created(live) && ownership::owner(live) == workspace.metadata.uid.as_deref(),
-        None => {
-            let manifest = ownership::manifest(workspace, true);
-            let wanted: Namespace = serde_json::from_value(manifest.value().clone())
-                .map_err(|e| failed("building")(kube::Error::SerdeError(e)))?;
-            match api.create(&PostParams::default(), &wanted).await {
-                Ok(_) => true,
-                Err(kube::Error::Api(status)) if status.code == 409 => {
-                    let message = format!("namespace {name} was made by somebody else just now");
-                    return Ok(Err(Problem::new("NamespaceTaken", message)));
-                }
-                Err(error) => return Err(failed("creating")(error)),
+    let created = if let Some(live) = &inputs.namespace {
+        ownership::is_created(live) && ownership::owner(live) == workspace.metadata.uid.as_deref()
+    } else {
+        let manifest = ownership::manifest(workspace, true);
+        let wanted: Namespace = serde_json::from_value(manifest.value().clone())
+            .map_err(|e| failed("building")(kube::Error::SerdeError(e)))?;
+        match api.create(&PostParams::default(), &wanted).await {
+            Ok(_) => true,
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                let message = format!("namespace {name} was made by somebody else just now");
+                return Ok(Err(Problem::new("NamespaceTaken", message)));
             }
+            Err(error) => return Err(failed("creating")(error)),
         }
     };
     let live = ensure(&context.client, &ownership::manifest(workspace, created)).await?;

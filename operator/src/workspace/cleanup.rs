@@ -1,7 +1,7 @@
 //! The end of a workspace. Each step may be repeated; a restart in the middle goes on where the cluster is.
 //!
 //! `Delete`: agents first (their own cleanup needs the broker), then streams and accounts, then the namespace, and the
-//! keys last, since everything before needs them. `Retain`: workloads and credentials go, the rest stays.
+//! keys last, since everything before needs them. `Retain`: workloads and credentials go, the rest stays: namespace, volumes, streams.
 
 use super::{Error, keys_secret, read_keys};
 use crate::{
@@ -51,6 +51,13 @@ pub async fn cleanup(target: &Target, context: &Context) -> Result<Progress, Err
 async fn retain(target: &Target, context: &Context) -> Result<Progress, Error> {
     if let Some(namespace) = owned_namespace(target, context).await? {
         delete_workloads(&target.workspace, &namespace.name, context).await.map_err(Error::Cluster)?;
+    }
+    // Without its account no credentials are worth anything. A new workspace of the name pushes it again.
+    if let Some(keys) = read_keys(&target.workspace, context).await? {
+        let system = context.pool.system().await.map_err(Error::Messaging)?;
+        let (runtime, now) = (keys.runtime.public_key(), Timestamp::now().as_second());
+        let signer = context.pool.signer();
+        resolver::delete_accounts(&system, signer, &[runtime], now).await.map_err(Error::Messaging)?;
     }
     Ok(Progress::Done)
 }

@@ -18,7 +18,7 @@ use rhizon_api::{RhizonWorkspace, conditions};
 use std::{sync::Arc, time::Duration};
 
 /// A healthy workspace is looked at this often without a reason, for new token keys and drift in the broker.
-const CALM: Duration = Duration::from_secs(300);
+const CALM: Duration = Duration::from_mins(5);
 
 /// A reconcile that could not come to its end.
 #[derive(Debug, thiserror::Error)]

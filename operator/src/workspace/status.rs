@@ -126,7 +126,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn deployment(status: Value) -> DynamicObject {
+    fn deployment(status: &Value) -> DynamicObject {
         serde_json::from_value(json!({
             "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "rhizon-gateway"},
             "spec": {"replicas": 1}, "status": status,
@@ -134,7 +134,7 @@ mod tests {
         .unwrap()
     }
 
-    fn ready(messaging: Result<(), nats::Error>, gateway: Value) -> (bool, String) {
+    fn ready(messaging: Result<(), nats::Error>, gateway: &Value) -> (bool, String) {
         let applied = Applied {
             namespace: NamespaceStatus { name: "n".to_owned(), uid: "u".to_owned(), created: true },
             accounts: AccountsStatus { data: "D".to_owned(), runtime: "R".to_owned() },
@@ -147,12 +147,12 @@ mod tests {
 
     #[test]
     fn ready_names_the_first_part_that_is_not() {
-        assert_eq!(ready(Ok(()), json!({"readyReplicas": 1})), (true, "Ready".to_owned()));
-        assert_eq!(ready(Ok(()), json!({})), (false, "GatewayStarting".to_owned()));
+        assert_eq!(ready(Ok(()), &json!({"readyReplicas": 1})), (true, "Ready".to_owned()));
+        assert_eq!(ready(Ok(()), &json!({})), (false, "GatewayStarting".to_owned()));
         let away = Err(nats::Error::unavailable("connect", "refused"));
-        assert_eq!(ready(away, json!({"readyReplicas": 1})), (false, "MessagingUnavailable".to_owned()));
+        assert_eq!(ready(away, &json!({"readyReplicas": 1})), (false, "MessagingUnavailable".to_owned()));
         let refused =
             json!({"conditions": [{"type": "ReplicaFailure", "status": "True", "message": "exceeded quota"}]});
-        assert_eq!(ready(Ok(()), refused), (false, "GatewayRefused".to_owned()));
+        assert_eq!(ready(Ok(()), &refused), (false, "GatewayRefused".to_owned()));
     }
 }

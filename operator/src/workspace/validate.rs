@@ -137,7 +137,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn workspace(spec: Value) -> RhizonWorkspace {
+    fn workspace(spec: &Value) -> RhizonWorkspace {
         serde_json::from_value(json!({
             "apiVersion": "rhizon.dev/v1alpha1", "kind": "RhizonWorkspace",
             "metadata": {"name": "permits", "uid": "u1"}, "spec": spec,
@@ -150,14 +150,14 @@ mod tests {
         Inputs { namespace: None, rival: None, agents: Vec::new(), issuer, gateway_secret: None }
     }
 
-    fn reason(spec: Value, inputs: &Inputs) -> &'static str {
+    fn reason(spec: &Value, inputs: &Inputs) -> &'static str {
         validate(&workspace(spec), inputs, "rhizon-system").unwrap_err().reason
     }
 
     #[test]
     fn kubernetes_stands_for_the_clusters_issuer() {
         let spec = json!({"gateway": {"access": [{"subject": "s", "send": ["cmd.permit.*"]}]}});
-        let found = validate(&workspace(spec), &inputs(), "rhizon-system").unwrap();
+        let found = validate(&workspace(&spec), &inputs(), "rhizon-system").unwrap();
         assert_eq!(found.access[0].issuer, "https://cluster");
     }
 
@@ -167,23 +167,23 @@ mod tests {
             namespace: Some(serde_json::from_value(json!({"metadata": {"name": "permits", "uid": "x"}})).unwrap()),
             ..inputs()
         };
-        assert_eq!(reason(json!({}), &taken), "NamespaceTaken");
-        assert!(validate(&workspace(json!({"adoptNamespace": true})), &taken, "rhizon-system").is_ok());
+        assert_eq!(reason(&json!({}), &taken), "NamespaceTaken");
+        assert!(validate(&workspace(&json!({"adoptNamespace": true})), &taken, "rhizon-system").is_ok());
         let ours = json!({"metadata": {"name": "permits", "annotations": {"rhizon.dev/workspace-uid": "u1"}}});
         let ours = Inputs { namespace: Some(serde_json::from_value(ours).unwrap()), ..inputs() };
-        assert!(validate(&workspace(json!({})), &ours, "rhizon-system").is_ok());
+        assert!(validate(&workspace(&json!({})), &ours, "rhizon-system").is_ok());
     }
 
     #[test]
     fn each_kind_of_nonsense_has_its_reason() {
-        assert_eq!(reason(json!({"isolation": "Dedicated"}), &inputs()), "IsolationNotSupported");
-        assert_eq!(reason(json!({"namespace": "kube-system"}), &inputs()), "NamespaceReserved");
-        assert_eq!(reason(json!({"network": {"egress": [{"cidr": "10.0.0.0/64"}]}}), &inputs()), "InvalidNetwork");
+        assert_eq!(reason(&json!({"isolation": "Dedicated"}), &inputs()), "IsolationNotSupported");
+        assert_eq!(reason(&json!({"namespace": "kube-system"}), &inputs()), "NamespaceReserved");
+        assert_eq!(reason(&json!({"network": {"egress": [{"cidr": "10.0.0.0/64"}]}}), &inputs()), "InvalidNetwork");
         let access = json!({"gateway": {"access": [{"issuer": "https://other", "subject": "s"}]}});
-        assert_eq!(reason(access, &inputs()), "InvalidIssuer");
+        assert_eq!(reason(&access, &inputs()), "InvalidIssuer");
         let access = json!({"gateway": {"access": [{"subject": "s", "send": ["nonsense"]}]}});
-        assert_eq!(reason(access, &inputs()), "InvalidType");
+        assert_eq!(reason(&access, &inputs()), "InvalidType");
         let rival = Inputs { rival: Some("elder".to_owned()), ..inputs() };
-        assert_eq!(reason(json!({}), &rival), "NamespaceTaken");
+        assert_eq!(reason(&json!({}), &rival), "NamespaceTaken");
     }
 }

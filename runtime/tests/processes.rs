@@ -62,3 +62,45 @@ async fn a_second_sidecar_of_the_same_agent_makes_the_first_one_stop() {
     world.check(&cases, &officers).await;
     world.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drained_sidecar_takes_nothing_until_its_agent_was_replaced_and_charges_no_attempt() {
+    let (events, result) = data();
+    let events = log(&events);
+    let [cases, officers] = expected(&result);
+    let mut world = World::start().await;
+    world.wait_until_ready(0).await;
+    let publisher = world.publish_beside(events.clone());
+    for _ in 0..2 {
+        tokio::time::sleep(Duration::from_millis(120)).await;
+        assert_eq!(world.drain(0).await, (200, "drained\n".to_owned()));
+        let before = world.states("permits").await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(world.states("permits").await, before, "nothing is taken while the agent is about to stop");
+        world.kill_and_start(Role::Agent(0)).await;
+    }
+    publisher.await.unwrap();
+    world.wait_for_total(events.len() as u64).await;
+    world.check(&cases, &officers).await;
+    let (_, metrics) = world.health(0, "/metrics").await;
+    assert!(
+        metrics.contains(&format!("rhizon_events_decided_total{{category=\"processed\"}} {}", events.len())),
+        "{metrics}"
+    );
+    assert!(!metrics.contains("rhizon_agent_tries_failed_total{"), "{metrics}");
+    assert!(!metrics.contains("category=\"lost\""), "no event was in the agent's hands when it was stopped: {metrics}");
+    world.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn readiness_says_what_is_missing() {
+    let mut world = World::start().await;
+    world.wait_until_ready(0).await;
+    world.kill(Role::Agent(0)).await;
+    let (status, why) = world.health(0, "/readyz").await;
+    assert_eq!((status, why.starts_with("the agent is not ready: ")), (503, true), "{why}");
+    assert_eq!(world.health(0, "/healthz").await.0, 200);
+    world.kill_and_start(Role::Agent(0)).await;
+    world.wait_until_ready(0).await;
+    world.stop().await;
+}

@@ -54,13 +54,26 @@ pub enum Demand {
     Stop,
 }
 
+/// A demand, numbered, so that it can be seen whether the driver has heard it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Order {
+    pub number: u64,
+    pub demand: Demand,
+}
+
+impl Default for Order {
+    fn default() -> Self {
+        Self { number: 0, demand: Demand::Run }
+    }
+}
+
 /// What the driver tells of itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Report {
     /// Whether it is attached and works.
     pub attached: bool,
-    /// Whether it takes nothing new, as it was asked to.
-    pub held: bool,
+    /// Number of the last order that it goes by.
+    pub heard: u64,
     /// Agent calls, appends and publishes under way.
     pub in_flight: usize,
     pub position: u64,
@@ -90,7 +103,7 @@ pub struct Driver<B, S, A, C> {
     pub clock: C,
     pub metrics: Arc<Metrics>,
     pub tracer: Tracer,
-    pub demand: watch::Receiver<Demand>,
+    pub orders: watch::Receiver<Order>,
     pub report: watch::Sender<Report>,
 }
 
@@ -121,7 +134,7 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Driver<B, S, A, C> {
                 }
                 Err(stopped) => return stopped,
             }
-            if *self.demand.borrow() == Demand::Stop {
+            if self.orders.borrow().demand == Demand::Stop {
                 return Stopped::Asked;
             }
             self.clock.sleep(backoff(failures)).await;

@@ -89,6 +89,8 @@ struct Session<'a, B, S, A, C> {
     publish_failures: u32,
     interrupted: Option<BusError>,
     worked: bool,
+    /// Number of the order that was in force when something was started last.
+    heard: u64,
 }
 
 impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Driver<B, S, A, C> {
@@ -166,6 +168,7 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
             publish_failures: 0,
             interrupted: None,
             worked: false,
+            heard: 0,
         };
         session.watch_demand();
         session
@@ -173,6 +176,7 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
 
     async fn work(mut self) -> Result<Ended, Stopped> {
         loop {
+            self.heard = self.driver.orders.borrow().number;
             self.start_all();
             self.tell();
             if !self.saving() {
@@ -320,7 +324,7 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
     }
 
     fn demand(&self) -> Demand {
-        *self.driver.demand.borrow()
+        self.driver.orders.borrow().demand
     }
 
     fn now_ms(&self) -> i64 {
@@ -329,13 +333,13 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
 
     fn tell(&self) {
         let in_flight = self.window.calling() + usize::from(self.saving());
-        let held = self.demand() != Demand::Run;
+        let heard = self.heard;
         let (position, reachable) = (self.position, self.agent_failures == 0);
         self.driver.report.send_if_modified(|report| {
-            let before = (report.in_flight, report.held, report.position, report.agent_reachable);
-            (report.in_flight, report.held, report.position, report.agent_reachable) =
-                (in_flight, held, position, reachable);
-            before != (in_flight, held, position, reachable)
+            let before = (report.in_flight, report.heard, report.position, report.agent_reachable);
+            let now = (in_flight, heard, position, reachable);
+            (report.in_flight, report.heard, report.position, report.agent_reachable) = now;
+            before != now
         });
     }
 }

@@ -6,14 +6,15 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 
 use crate::agent::http::HttpAgent;
-use crate::driver::{Demand, Report};
+use crate::driver::{Demand, Order, Report};
 
 /// How long an agent that was asked to stop may still answer before it is taken to have stayed.
 const GONE_WITHIN: Duration = Duration::from_secs(30);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 #[derive(Clone)]
 pub struct Hold {
-    demand: Arc<watch::Sender<Demand>>,
+    orders: Arc<watch::Sender<Order>>,
     reports: watch::Receiver<Report>,
     drained: Arc<Notify>,
     agent: HttpAgent,
@@ -22,30 +23,32 @@ pub struct Hold {
 
 impl Hold {
     pub fn new(paused: bool, reports: watch::Receiver<Report>, agent: HttpAgent) -> Self {
-        let (demand, _) = watch::channel(if paused { Demand::Hold } else { Demand::Run });
-        Self { demand: Arc::new(demand), reports, drained: Arc::default(), agent, paused }
+        let demand = if paused { Demand::Hold } else { Demand::Run };
+        let (orders, _) = watch::channel(Order { number: 0, demand });
+        Self { orders: Arc::new(orders), reports, drained: Arc::default(), agent, paused }
     }
 
-    pub fn demand(&self) -> watch::Receiver<Demand> {
-        self.demand.subscribe()
+    pub fn orders(&self) -> watch::Receiver<Order> {
+        self.orders.subscribe()
     }
 
-    pub fn ask(&self, demand: Demand) {
-        self.demand.send_if_modified(|now| {
-            let changes = *now != demand && *now != Demand::Stop;
-            if changes {
-                *now = demand;
+    /// Gives the order, and answers its number. After a stop there is no other.
+    pub fn ask(&self, demand: Demand) -> u64 {
+        self.orders.send_modify(|order| {
+            order.number += 1;
+            if order.demand != Demand::Stop {
+                order.demand = demand;
             }
-            changes
         });
+        self.orders.borrow().number
     }
 
     /// Returns when nothing is in flight; the agent may be stopped then.
     pub async fn drain(&self) {
-        self.ask(Demand::Hold);
+        let number = self.ask(Demand::Hold);
         let mut reports = self.reports.clone();
         // A driver that is not attached has nothing in flight.
-        let idle = reports.wait_for(|report| report.in_flight == 0 && (report.held || !report.attached));
+        let idle = reports.wait_for(|report| report.in_flight == 0 && (report.heard >= number || !report.attached));
         let _ = idle.await;
         self.drained.notify_one();
     }
@@ -54,16 +57,18 @@ impl Hold {
     pub async fn follow(self) -> anyhow::Result<()> {
         loop {
             self.drained.notified().await;
+            let number = self.orders.borrow().number;
             let gone = async {
                 while self.agent.describe().await.is_ok() {
-                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    tokio::time::sleep(LOOK_AGAIN).await;
                 }
             };
             let _ = tokio::time::timeout(GONE_WITHIN, gone).await;
             while self.agent.describe().await.is_err() {
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                tokio::time::sleep(LOOK_AGAIN).await;
             }
-            if !self.paused {
+            // A newer drain is about the agent that is there now.
+            if self.orders.borrow().number == number && !self.paused {
                 self.ask(Demand::Run);
             }
         }

@@ -115,7 +115,7 @@ impl Parts {
             clock: SystemClock,
             metrics: self.metrics.clone(),
             tracer: self.tracer.clone(),
-            demand: self.hold.demand(),
+            orders: self.hold.orders(),
             report: self.report.clone(),
         };
         let mut drive = std::pin::pin!(driver.drive());

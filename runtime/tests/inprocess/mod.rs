@@ -9,7 +9,7 @@ use rhizon_kernel::chain::Hash;
 use rhizon_kernel::egress::{Draft, Reaction, StateChange};
 use rhizon_runtime::agent::{Answer, Item};
 use rhizon_runtime::clock::SystemClock;
-use rhizon_runtime::driver::{Demand, Driver, Ordering, Report, Retry, Settings, Stopped};
+use rhizon_runtime::driver::{Demand, Driver, Order, Ordering, Report, Retry, Settings, Stopped};
 use rhizon_runtime::store::EventStore;
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
@@ -74,7 +74,7 @@ pub(crate) async fn states(store: &impl EventStore) -> BTreeMap<String, Value> {
 
 /// A driver on its own task.
 pub(crate) struct Running {
-    pub(crate) demand: watch::Sender<Demand>,
+    pub(crate) orders: watch::Sender<Order>,
     pub(crate) report: watch::Receiver<Report>,
     pub(crate) task: tokio::task::JoinHandle<Stopped>,
 }
@@ -85,7 +85,7 @@ where
     S: EventStore,
     A: rhizon_runtime::agent::Agent,
 {
-    let (demand, demanded) = watch::channel(Demand::Run);
+    let (orders, ordered) = watch::channel(Order::default());
     let (reporter, report) = watch::channel(Report::default());
     let driver = Driver {
         settings: Arc::new(settings.clone()),
@@ -95,10 +95,10 @@ where
         clock: SystemClock,
         metrics: Arc::default(),
         tracer: rhizon_runtime::telemetry::Tracer::default(),
-        demand: demanded,
+        orders: ordered,
         report: reporter,
     };
-    Running { demand, report, task: tokio::spawn(driver.drive()) }
+    Running { orders, report, task: tokio::spawn(driver.drive()) }
 }
 
 impl Running {
@@ -110,7 +110,7 @@ impl Running {
     }
 
     pub(crate) async fn stop(self) -> Stopped {
-        self.demand.send_replace(Demand::Stop);
+        self.orders.send_replace(Order { number: 1, demand: Demand::Stop });
         self.task.await.unwrap()
     }
 }

@@ -31,8 +31,16 @@ pub(crate) struct World {
     client: Connection,
     dir: TempDir,
     agents: Vec<AgentProcess>,
-    sidecars: Vec<Child>,
-    second: Option<Child>,
+    sidecars: Vec<Sidecar>,
+    second: Option<Sidecar>,
+    /// Set for every sidecar.
+    environment: Vec<(&'static str, String)>,
+}
+
+struct Sidecar {
+    process: Child,
+    health: u16,
+    drain: u16,
 }
 
 struct AgentProcess {
@@ -64,12 +72,23 @@ fn ledger() -> String {
 
 impl World {
     pub(crate) async fn start() -> Self {
+        Self::start_with(Vec::new()).await
+    }
+
+    pub(crate) async fn start_with(environment: Vec<(&'static str, String)>) -> Self {
         let broker = nats::start(&nats::Options::default());
         let client = Connection::start(&settings("gateway", &broker.url())).await.unwrap();
         let script = common_example("agents/permits.py");
         let agents = [("permits", vec!["python3".to_owned(), script]), ("ledger", vec![ledger()])];
-        let mut world =
-            Self { broker, client, dir: tempfile::tempdir().unwrap(), agents: vec![], sidecars: vec![], second: None };
+        let mut world = Self {
+            broker,
+            client,
+            dir: tempfile::tempdir().unwrap(),
+            agents: vec![],
+            sidecars: vec![],
+            second: None,
+            environment,
+        };
         world.create_stream().await;
         for (name, command) in agents {
             let port = free_port();
@@ -111,7 +130,8 @@ impl World {
         answer
     }
 
-    fn spawn_sidecar(&self, index: usize, suffix: &str) -> Child {
+    fn spawn_sidecar(&self, index: usize, suffix: &str) -> Sidecar {
+        let (health, drain) = (free_port(), free_port());
         let agent = &self.agents[index];
         let (subscribes, publishes) = match agent.name {
             "permits" => ("cmd.permit.record", vec!["evt.permit.recorded"]),
@@ -132,8 +152,8 @@ impl World {
                 name: format!("agent-{}", agent.name),
                 first_sequence: 1,
             },
-            health_listen: format!("127.0.0.1:{}", free_port()),
-            drain_listen: format!("127.0.0.1:{}", free_port()),
+            health_listen: format!("127.0.0.1:{health}"),
+            drain_listen: format!("127.0.0.1:{drain}"),
             revision: "test".into(),
             operating_mode: OperatingMode::Running,
         };
@@ -143,27 +163,66 @@ impl World {
             .create(true)
             .append(true)
             .open(self.dir.path().join(format!("{}.log", agent.name)));
-        Command::new(env!("CARGO_BIN_EXE_rhizon-runtime"))
+        let process = Command::new(env!("CARGO_BIN_EXE_rhizon-runtime"))
+            .envs(self.environment.iter().cloned())
             .args(["sidecar", "--settings", path.to_str().unwrap()])
             .stdin(Stdio::null())
             .stderr(log.unwrap())
             .kill_on_drop(true)
             .spawn()
-            .unwrap()
+            .unwrap();
+        Sidecar { process, health, drain }
+    }
+
+    pub(crate) async fn kill(&mut self, role: Role) {
+        match role {
+            Role::Broker => self.broker.kill(),
+            Role::Sidecar(index) => self.sidecars[index].process.kill().await.unwrap(),
+            Role::Agent(index) => self.agents[index].process.kill().await.unwrap(),
+        }
     }
 
     pub(crate) async fn kill_and_start(&mut self, role: Role) {
+        self.kill(role).await;
         match role {
             Role::Broker => tokio::task::block_in_place(|| self.broker.restart()),
             Role::Sidecar(index) => {
-                self.sidecars[index].kill().await.unwrap();
                 self.sidecars[index] = self.spawn_sidecar(index, "");
             }
             Role::Agent(index) => {
                 let agent = &mut self.agents[index];
-                agent.process.kill().await.unwrap();
                 agent.process = spawn_agent(&agent.command, agent.port);
             }
+        }
+    }
+
+    /// `GET` on a sidecar's door: status and body; status 0 while nothing listens.
+    async fn get(port: u16, path: &str) -> (u16, String) {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let Ok(mut stream) = tokio::net::TcpStream::connect(("127.0.0.1", port)).await else {
+            return (0, String::new());
+        };
+        let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
+        (status, answer.split_once("\r\n\r\n").map_or(String::new(), |(_, body)| body.to_owned()))
+    }
+
+    pub(crate) async fn health(&self, index: usize, path: &str) -> (u16, String) {
+        Self::get(self.sidecars[index].health, path).await
+    }
+
+    pub(crate) async fn drain(&self, index: usize) -> (u16, String) {
+        Self::get(self.sidecars[index].drain, "/drain").await
+    }
+
+    pub(crate) async fn wait_until_ready(&self, index: usize) {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        while self.health(index, "/readyz").await.0 != 200 {
+            assert!(tokio::time::Instant::now() < deadline, "{:?}", self.health(index, "/readyz").await);
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
@@ -172,7 +231,7 @@ impl World {
     }
 
     pub(crate) async fn exit_of_first(&mut self, index: usize) -> ExitStatus {
-        let ended = tokio::time::timeout(Duration::from_mins(1), self.sidecars[index].wait()).await;
+        let ended = tokio::time::timeout(Duration::from_mins(1), self.sidecars[index].process.wait()).await;
         ended.expect("the first sidecar stops").unwrap()
     }
 
@@ -205,12 +264,12 @@ impl World {
         text.lines().rev().take(8).collect::<Vec<_>>().join("\n")
     }
 
-    async fn read(&self, agent: &str, verb: &str, question: &Value) -> Option<async_nats::Message> {
+    pub(crate) async fn read(&self, agent: &str, verb: &str, question: &Value) -> Option<async_nats::Message> {
         let request = self.client.client.request(format!("rq.{agent}.{verb}"), question.to_string().into());
         tokio::time::timeout(Duration::from_secs(5), request).await.ok()?.ok()
     }
 
-    async fn states(&self, agent: &str) -> BTreeMap<String, Value> {
+    pub(crate) async fn states(&self, agent: &str) -> BTreeMap<String, Value> {
         let mut all = BTreeMap::new();
         let mut after = json!(null);
         loop {
@@ -257,9 +316,9 @@ impl World {
 
     /// A graceful end: SIGTERM, and exit code 0.
     pub(crate) async fn stop(mut self) {
-        let mut sidecars: Vec<Child> = self.second.take().into_iter().collect();
+        let mut sidecars: Vec<Sidecar> = self.second.take().into_iter().collect();
         sidecars.append(&mut self.sidecars);
-        for mut sidecar in sidecars {
+        for Sidecar { process: mut sidecar, .. } in sidecars {
             let Some(pid) = sidecar.id() else { continue };
             let ended = Command::new("kill").args(["-TERM", &pid.to_string()]).status().await.unwrap();
             if ended.success() {

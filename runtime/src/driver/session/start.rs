@@ -236,10 +236,10 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
     }
 
     pub(super) fn watch_demand(&self) {
-        let mut demand = self.driver.demand.clone();
-        demand.mark_unchanged();
+        let mut orders = self.driver.orders.clone();
+        orders.mark_unchanged();
         self.tasks.push(Box::pin(async move {
-            if demand.changed().await.is_err() {
+            if orders.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
             Done::Demanded

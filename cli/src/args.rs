@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -43,6 +44,13 @@ pub(crate) enum Command {
     Export { agent: String },
     /// The workspace's agents, and how far they are.
     Status,
+    /// Becomes an agent's process that ends with `rhizon dev`.
+    #[command(hide = true)]
+    AgentProcess {
+        parent: u32,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        command: Vec<OsString>,
+    },
 }
 
 #[derive(Debug, clap::Args)]

@@ -50,6 +50,7 @@ async fn run(args: Args) -> Result<(), Failure> {
         }
         Command::Verify { file, .. } => verify::file(&file.unwrap_or_default(), output).await,
         Command::Export { agent } => verify::export(&mut Client::find(&target).await?, &agent).await,
+        Command::AgentProcess { parent, command } => Err(dev::become_agent(parent, &command)),
         Command::Status => show::status(&mut Client::find(&target).await?, output).await,
     }
 }

@@ -1,7 +1,9 @@
 //! An agent's process: started with the command of its YAML, started again when it ends, its output shown with its name.
 
-use std::path::PathBuf;
-use std::process::{ExitStatus, Stdio};
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -36,7 +38,7 @@ impl Child {
     /// Starts it again whenever it ends. The driver waits meanwhile, and no event is charged for it.
     pub(super) async fn supervise(&mut self) -> Failure {
         loop {
-            let ended = self.process.wait().await.map_or_else(|error| error.to_string(), describe);
+            let ended = self.process.wait().await.map_or_else(|error| error.to_string(), |status| status.to_string());
             eprintln!("{} | ended ({ended}); starting it again", self.described.name);
             tokio::time::sleep(PAUSE).await;
             match spawn(&self.described, &self.folder, &self.listen, &mut self.output) {
@@ -66,15 +68,17 @@ impl Child {
 
 fn spawn(
     described: &Described,
-    folder: &PathBuf,
+    folder: &Path,
     listen: &str,
     output: &mut JoinSet<()>,
 ) -> Result<tokio::process::Child, Failure> {
     let Described { name, command, environment, .. } = described;
-    let (program, arguments) =
-        command.split_first().ok_or_else(|| Failure::Usage(format!("agent {name}: no command")))?;
-    let mut process = Command::new(program)
-        .args(arguments)
+    let cannot =
+        |error: std::io::Error| Failure::Usage(format!("agent {name}: cannot start `{}`: {error}", command.join(" ")));
+    let own = std::env::current_exe().map_err(cannot)?;
+    let mut process = Command::new(own)
+        .args(["agent-process", &std::process::id().to_string(), "--"])
+        .args(command)
         .current_dir(folder)
         .env("RHIZON_LISTEN", listen)
         .envs(environment.iter().map(|(name, value)| (name, value)))
@@ -85,7 +89,7 @@ fn spawn(
         .process_group(0)
         .kill_on_drop(true)
         .spawn()
-        .map_err(|error| Failure::Usage(format!("agent {name}: cannot start `{}`: {error}", command.join(" "))))?;
+        .map_err(cannot)?;
     if let Some(stdout) = process.stdout.take() {
         output.spawn(show(name.clone(), stdout));
     }
@@ -95,13 +99,24 @@ fn spawn(
     Ok(process)
 }
 
+/// The process of an agent, before it is one: it asks the system to end it when `rhizon dev` ends, however that ends, and
+/// becomes the agent's command.
+pub(crate) fn become_agent(parent: u32, command: &[OsString]) -> Failure {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::set_parent_process_death_signal(Some(Signal::TERM)) {
+        return Failure::Usage(format!("cannot bind the agent's life to that of rhizon dev: {error}"));
+    }
+    if std::os::unix::process::parent_id() != parent {
+        return Failure::Interrupted("rhizon dev has ended already".to_owned());
+    }
+    let Some((program, arguments)) = command.split_first() else { return Failure::Usage("no command".to_owned()) };
+    let error = std::process::Command::new(program).args(arguments).exec();
+    Failure::Usage(format!("cannot start {}: {error}", program.display()))
+}
+
 async fn show(name: String, stream: impl AsyncRead + Unpin) {
     let mut lines = BufReader::new(stream).lines();
     while let Ok(Some(line)) = lines.next_line().await {
         eprintln!("{} | {line}", console::style(&name).cyan().for_stderr());
     }
-}
-
-fn describe(status: ExitStatus) -> String {
-    status.to_string()
 }

@@ -27,6 +27,7 @@ use crate::args::{self, Output, Target};
 use crate::client::Client;
 use crate::failure::Failure;
 use crate::publish;
+pub(crate) use child::become_agent;
 use manifest::Manifest;
 use stack::Stack;
 

@@ -1,0 +1,159 @@
+//! `rhizon dev` and the commands that talk to it, as a user starts them. Needs python3 and cargo, as the examples do.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+fn example(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(name)
+}
+
+fn rhizon() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rhizon"));
+    command.env_remove("RHIZON_GATEWAY").env_remove("RHIZON_TOKEN");
+    command
+}
+
+fn dev(example_name: &str, state: &Path) -> Command {
+    let mut command = rhizon();
+    command.arg("dev").arg(example(example_name)).arg("--state").arg(state).args(["--listen", "127.0.0.1:0"]);
+    command
+}
+
+fn text(output: &Output) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    (text(&output.stdout), text(&output.stderr))
+}
+
+/// The sample through the example's agents, checked; what `verify` printed, which has the roots.
+fn run_sample(state: &Path) -> String {
+    let folder = example("permits");
+    let mut command = dev("permits", state);
+    command.arg("--events").arg(folder.join("events.ndjson")).arg("--expect").arg(folder.join("expected.json"));
+    let output = command.arg("--once").output().unwrap();
+    let (out, err) = text(&output);
+    assert!(output.status.success(), "{err}");
+    assert!(err.contains("all 43 entities are as expected"), "{err}");
+    out.lines().filter(|line| line.contains("are sound")).map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn the_permits_example_gives_the_expected_result_whatever_is_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let calm = run_sample(&folder.path().join("calm"));
+    assert_eq!(calm.lines().count(), 2, "{calm}");
+
+    let killed = folder.path().join("killed");
+    for _ in 0..2 {
+        let mut run = Running::start(dev("permits", &killed).arg("--events").arg(example("permits/events.ndjson")));
+        run.wait_for("all agents are up");
+        run.process.kill().unwrap();
+    }
+    assert_eq!(run_sample(&killed), calm);
+    assert_eq!(run_sample(&killed), calm, "a second start goes on from its stores");
+}
+
+/// A `rhizon dev` that is stopped, or killed, in the end.
+struct Running {
+    process: Child,
+    lines: std::io::Lines<BufReader<std::process::ChildStderr>>,
+    seen: String,
+}
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        let mut process = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let lines = BufReader::new(process.stderr.take().unwrap()).lines();
+        Self { process, lines, seen: String::new() }
+    }
+
+    /// The line that has the words.
+    fn wait_for(&mut self, words: &str) -> String {
+        for line in self.lines.by_ref() {
+            let line = line.unwrap();
+            self.seen.push_str(&line);
+            self.seen.push('\n');
+            if line.contains(words) {
+                return line;
+            }
+        }
+        panic!("'{words}' was not said:\n{}", self.seen);
+    }
+
+    fn interrupt(mut self) {
+        let id = self.process.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+        assert!(self.process.wait().unwrap().success());
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn a_user_publishes_looks_and_verifies() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut dev = Running::start(&mut dev("greeting", &folder.path().join("state")));
+    let url = dev.wait_for("  gateway ").trim().trim_start_matches("gateway ").to_owned();
+    dev.wait_for("all agents are up");
+    let run = |arguments: &[&str]| rhizon().args(["--gateway", &url]).args(arguments).output().unwrap();
+
+    let file = folder.path().join("events.ndjson");
+    let event = |id: u32, subject: &str| {
+        format!(
+            r#"{{"specversion":"1.0","id":"{id}","source":"/door","type":"cmd.person.greet","subject":"{subject}"}}"#
+        )
+    };
+    std::fs::write(&file, format!("{}\n{}\n{}\n", event(1, "Ada"), event(2, "Ada"), event(2, "Ada"))).unwrap();
+    let published = run(&["publish", file.to_str().unwrap()]);
+    assert!(text(&published).0.starts_with("3 events accepted"), "{:?}", text(&published));
+
+    // An event is accepted before its effect: looking again is right, looking for a fixed time is not.
+    let state = loop {
+        let state = text(&run(&["state", "greeter", "Ada", "-o", "json"])).0;
+        if state.contains(r#""version":2"#) {
+            break state;
+        }
+    };
+    assert!(state.contains(r#""state":{"times":2}"#), "{state}");
+    assert_eq!(text(&run(&["history", "greeter", "Ada"])).0.lines().count(), 3);
+
+    let sound = run(&["verify", "greeter"]);
+    assert!(text(&sound).0.contains("3 records of 1 entities are sound"), "{:?}", text(&sound));
+    let journal = text(&run(&["export", "greeter"])).0;
+    let changed = folder.path().join("journal.ndjson");
+    std::fs::write(&changed, journal.replacen(r#""times":1"#, r#""times":7"#, 1)).unwrap();
+    let wrong = rhizon().args(["verify", "--file", changed.to_str().unwrap()]).output().unwrap();
+    assert_eq!(wrong.status.code(), Some(1));
+    assert!(text(&wrong).1.contains("record 2: "), "{:?}", text(&wrong));
+
+    let refused = |line: &str| {
+        let mut publish = rhizon();
+        publish.args(["--gateway", &url, "publish", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = publish.spawn().unwrap();
+        process.stdin.take().unwrap().write_all(line.as_bytes()).unwrap();
+        let output = process.wait_with_output().unwrap();
+        (output.status.code(), text(&output).1)
+    };
+    let (code, words) = refused(&event(3, "Bob").replace("/door", "/window"));
+    assert_eq!((code, words.contains("line 1: source: ")), (Some(3), true), "{words}");
+    let (code, words) = refused("{}");
+    assert_eq!((code, words.contains("line 1: specversion: ")), (Some(2), true), "{words}");
+    assert_eq!(run(&["state", "greeter", "nobody"]).status.code(), Some(1));
+    dev.interrupt();
+}
+
+#[test]
+fn two_processes_do_not_share_their_stores() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut first = Running::start(&mut dev("greeting", folder.path()));
+    first.wait_for("all agents are up");
+    let second = dev("greeting", folder.path()).output().unwrap();
+    assert_eq!(second.status.code(), Some(2));
+    assert!(text(&second).1.contains("another `rhizon dev` runs"), "{:?}", text(&second));
+    first.interrupt();
+}

@@ -30,12 +30,12 @@ struct HyperClient {
 #[async_trait::async_trait]
 impl HttpClient for HyperClient {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        let sent = self.client.request(request.map(Full::new));
-        let exchange = self.runtime.spawn(tokio::time::timeout(TIMEOUT, async {
-            let (parts, body) = sent.await?.into_parts();
+        let client = self.client.clone();
+        let exchange = async move {
+            let (parts, body) = client.request(request.map(Full::new)).await?.into_parts();
             let body = Limited::new(body, ANSWER_BYTES).collect().await?.to_bytes();
             Ok(Response::from_parts(parts, body))
-        }));
-        exchange.await??
+        };
+        self.runtime.spawn(async { tokio::time::timeout(TIMEOUT, exchange).await }).await??
     }
 }

@@ -259,7 +259,7 @@ impl World {
         }
     }
 
-    fn log(&self, agent: &str) -> String {
+    pub(crate) fn log(&self, agent: &str) -> String {
         let text = std::fs::read_to_string(self.dir.path().join(format!("{agent}.log"))).unwrap_or_default();
         text.lines().rev().take(8).collect::<Vec<_>>().join("\n")
     }

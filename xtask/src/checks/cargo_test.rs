@@ -53,6 +53,7 @@ fn set_environment(command: &mut Command, cluster: Option<&Cluster>) -> Result<(
     }
     if let Some(cluster) = cluster {
         command.env("KUBECONFIG", cluster.kubeconfig()).env("RHIZON_STATE", &cluster.state);
+        command.env("RHIZON_CLI", dirs::repository().join("target/release/rhizon"));
         if !cluster.kind {
             command.env("RHIZON_AUDIT_LOG", cluster.audit_log());
         }

@@ -92,6 +92,8 @@ fn cluster_tests(report: &mut Report) -> Result<()> {
     report.check("cluster", "cargo xtask up", |_| cluster::up().map(drop))?;
     let cluster = Cluster::locate()?;
     report.check("images", "cargo xtask images", |_| images::build_and_load(&cluster, &[]))?;
+    let client = ["build", "--release", "--quiet", "--package", "rhizon"];
+    report.check("command-line client", &format!("cargo {}", client.join(" ")), |_| cargo(&client))?;
     let arguments =
         ["--package", "rhizon-tests", "--features", "cluster", "--test", "cluster", "--", "--test-threads=1"];
     let repeat = format!("cargo xtask up && cargo xtask images && cargo test {}", arguments.join(" "));

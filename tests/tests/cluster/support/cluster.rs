@@ -116,7 +116,11 @@ impl Cluster {
     pub(crate) async fn events(&self, namespace: &str, kind: &str, name: &str) -> Vec<(String, String)> {
         let about = ListParams::default().fields(&format!("regarding.kind={kind},regarding.name={name}"));
         let events = self.within::<Event>(namespace).list(&about).await.expect("listing events");
-        events.items.into_iter().map(|event| (event.reason.unwrap_or_default(), event.note.unwrap_or_default())).collect()
+        events
+            .items
+            .into_iter()
+            .map(|event| (event.reason.unwrap_or_default(), event.note.unwrap_or_default()))
+            .collect()
     }
 
     /// Deletes all pods with a label; those who made them make others.

@@ -21,7 +21,14 @@ pub(crate) fn ensure() {
             run(kubectl().args(["apply", "--server-side", "--force-conflicts", "-f", "crds/"]));
         }
         run(&mut helm(&[
-            "upgrade", "--install", "rhizon", "charts/rhizon", "--create-namespace", "--wait", "--timeout", "180s",
+            "upgrade",
+            "--install",
+            "rhizon",
+            "charts/rhizon",
+            "--create-namespace",
+            "--wait",
+            "--timeout",
+            "180s",
         ]));
     });
 }

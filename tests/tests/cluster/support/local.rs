@@ -30,7 +30,8 @@ pub(crate) async fn roots(workspace: &str, log: &Log) -> Roots {
     assert!(output.status.success(), "`rhizon dev` failed: {said}");
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     let reports: BTreeMap<String, &str> = printed.lines().filter_map(|line| Some((journal(line)?, line))).collect();
-    ["permits", "ledger"].map(|agent| root(reports.get(agent).unwrap_or_else(|| panic!("no report of {agent}: {said}"))))
+    ["permits", "ledger"]
+        .map(|agent| root(reports.get(agent).unwrap_or_else(|| panic!("no report of {agent}: {said}"))))
 }
 
 fn journal(line: &str) -> Option<String> {

@@ -42,10 +42,8 @@ pub(crate) async fn exec(pods: &Api<Pod>, pod: &str, container: &str, command: &
 /// A pod that waits for commands, as Pod Security `restricted` and a workspace's quota want it. The claims are mounted
 /// at `/claims/<name>`.
 pub(crate) fn tools(namespace: &str, name: &str, labels: &Value, claims: &[&str]) -> Value {
-    let volumes: Vec<Value> = claims
-        .iter()
-        .map(|claim| json!({"name": claim, "persistentVolumeClaim": {"claimName": claim}}))
-        .collect();
+    let volumes: Vec<Value> =
+        claims.iter().map(|claim| json!({"name": claim, "persistentVolumeClaim": {"claimName": claim}})).collect();
     let mounts: Vec<Value> =
         claims.iter().map(|claim| json!({"name": claim, "mountPath": format!("/claims/{claim}")})).collect();
     json!({

@@ -140,6 +140,11 @@ pub(crate) struct Agent {
     pub(crate) root: Option<String>,
 }
 
+/// One agent, as its sidecar says it is.
+pub(crate) async fn agent(client: &mut Client, agent: &str) -> Result<Agent, Failure> {
+    client.get_json(&format!("/v1/agents/{}", segment(agent))).await
+}
+
 /// The workspace's agents.
 pub(crate) async fn agents(client: &mut Client) -> Result<Vec<Agent>, Failure> {
     Ok(client.get_json::<Items<Agent>>("/v1/agents").await?.items)

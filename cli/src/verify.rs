@@ -60,8 +60,8 @@ pub(crate) async fn agent(client: &mut Client, agent: &str, output: Output) -> R
         while let Some(line) = records.next().await? {
             replay.push(&line).map_err(|mismatch| wrong(agent, &mismatch, output))?;
         }
-        let known = show::agents(client).await?.into_iter().find(|known| known.name == agent);
-        let Some((count, root)) = known.and_then(|known| Some((known.records, known.root?))) else {
+        let show::Agent { records: count, root, .. } = show::agent(client, agent).await?;
+        let Some(root) = root else {
             return Err(Failure::Unreachable(format!("the sidecar of agent '{agent}' does not say where it is")));
         };
         // More records are there by now: the agent works. Fewer: it is not the same journal.

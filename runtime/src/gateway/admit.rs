@@ -76,9 +76,10 @@ fn check_attributes(event: &Envelope, rules: &Rules, now: Timestamp) -> Result<(
         return refuse("deliverat", "timers are not supported by this version".to_owned());
     }
     match &event.target {
-        Some(target) if !rules.agents.contains(target) => {
-            refuse("target", format!("there is no agent '{target}' in this workspace"))
-        }
+        Some(target) if !rules.agents.contains(target) => refuse(
+            "target",
+            format!("the gateway knows no agent '{target}'; a new one is known to it within two minutes"),
+        ),
         _ => Ok(()),
     }
 }

@@ -32,15 +32,22 @@ impl Caller {
         self.rights()?.read(&self.identity.actor).map_err(|error| Problem::forbidden(error.to_string()))
     }
 
-    /// Only who may read learns which agents there are.
+    /// Only who may read learns which agents there are. One that the settings do not name may be new: its sidecar knows.
     pub(super) fn may_read_of(&self, agent: &str) -> Result<(), Problem> {
         self.may_read()?;
-        if self.policy.agents.iter().any(|known| known == agent) {
-            return Ok(());
-        }
-        let known = self.policy.agents.join(", ");
-        Err(Problem::not_found(format!("there is no agent '{agent}' in this workspace; it has: {known}")))
+        if is_agent_name(agent) { Ok(()) } else { Err(self.no_such_agent(agent)) }
     }
+
+    pub(super) fn no_such_agent(&self, agent: &str) -> Problem {
+        let known = self.policy.agents.join(", ");
+        Problem::not_found(format!("there is no agent '{agent}' in this workspace; it has: {known}"))
+    }
+}
+
+/// A DNS label of at most 40 characters, which is also one token of a subject.
+fn is_agent_name(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=40).contains(&name.len()) && name.bytes().all(plain)
 }
 
 impl<S: Sync> FromRequestParts<S> for Caller
@@ -72,6 +79,14 @@ fn names_loopback(parts: &Parts) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_that_is_no_token_of_a_subject_is_no_agents() {
+        assert!(is_agent_name("permits-2"));
+        for name in ["", "*", ">", "a.b", "a b", "Permits", &"x".repeat(41)] {
+            assert!(!is_agent_name(name), "{name}");
+        }
+    }
 
     #[test]
     fn only_loopback_names_are_local() {

@@ -112,6 +112,7 @@ fn routes(app: App) -> Router {
     Router::new()
         .route("/v1/events", post(events::post))
         .route("/v1/agents", get(reads::agents))
+        .route("/v1/agents/{agent}", get(reads::agent))
         .route("/v1/agents/{agent}/entities", get(reads::entities))
         .route("/v1/agents/{agent}/entities/{entity}", get(reads::entity))
         .route("/v1/agents/{agent}/entities/{entity}/history", get(reads::history))

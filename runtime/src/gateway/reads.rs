@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 
 use super::caller::Caller;
 use super::problem::Problem;
-use super::reader::{After, Question, ReadError, Reader, Verb};
+use super::reader::{After, Question, ReadError, Reader, Reply, Verb};
 
 /// Most entities of one page.
 const PAGE_ENTITIES: u32 = 1000;
@@ -54,6 +54,20 @@ pub(super) async fn agents(caller: Caller, State(reader): Readers) -> Result<Res
     Ok(json(&serde_json::json!({ "items": items })))
 }
 
+/// `GET /v1/agents/{agent}`
+pub(super) async fn agent(
+    caller: Caller,
+    State(reader): Readers,
+    Path(agent): Path<String>,
+) -> Result<Response, Problem> {
+    caller.may_read_of(&agent)?;
+    let reply = reader.ask(&agent, Verb::Status, Question::default()).await.and_then(Reply::into_json);
+    let text = reply.map_err(|error| problem(&caller, &agent, &error))?;
+    let status = serde_json::from_str(text.get())
+        .map_err(|error| problem(&caller, &agent, &ReadError::Unreadable(error.to_string())))?;
+    Ok(json(&serde_json::json!(Listed { name: &agent, status })))
+}
+
 #[derive(Deserialize)]
 pub(super) struct EntityPage {
     after: Option<String>,
@@ -71,7 +85,7 @@ pub(super) async fn entities(
     let Query(page) = page.map_err(|error| invalid_query(&error))?;
     let limit = page.limit.unwrap_or(PAGE_ENTITIES).clamp(1, PAGE_ENTITIES);
     let question = Question { after: page.after.map(After::Key), limit: Some(limit), entity: None };
-    answer(reader.as_ref(), &agent, Verb::Entities, question).await
+    answer(&caller, reader.as_ref(), &agent, Verb::Entities, question).await
 }
 
 /// `GET /v1/agents/{agent}/entities/{entity}`
@@ -82,7 +96,7 @@ pub(super) async fn entity(
 ) -> Result<Response, Problem> {
     caller.may_read_of(&agent)?;
     let question = Question { entity: Some(entity), ..Question::default() };
-    answer(reader.as_ref(), &agent, Verb::Entity, question).await
+    answer(&caller, reader.as_ref(), &agent, Verb::Entity, question).await
 }
 
 #[derive(Deserialize)]
@@ -101,7 +115,7 @@ pub(super) async fn history(
     caller.may_read_of(&agent)?;
     let Query(page) = page.map_err(|error| invalid_query(&error))?;
     let question = Question { entity: Some(entity), after: page.after.map(After::Sequence), limit: page.limit };
-    lines(reader, agent, Verb::History, question).await
+    lines(&caller, reader, agent, Verb::History, question).await
 }
 
 /// `GET /v1/agents/{agent}/journal?after=<seq>`
@@ -114,19 +128,31 @@ pub(super) async fn journal(
     caller.may_read_of(&agent)?;
     let Query(page) = page.map_err(|error| invalid_query(&error))?;
     let question = Question { entity: None, after: page.after.map(After::Sequence), limit: page.limit };
-    lines(reader, agent, Verb::Journal, question).await
+    lines(&caller, reader, agent, Verb::Journal, question).await
 }
 
-async fn answer(reader: &dyn Reader, agent: &str, verb: Verb, question: Question) -> Result<Response, Problem> {
-    let reply = reader.ask(agent, verb, question).await.and_then(super::reader::Reply::into_json);
-    Ok(json_text(&reply.map_err(|error| problem(agent, &error))?))
+async fn answer(
+    caller: &Caller,
+    reader: &dyn Reader,
+    agent: &str,
+    verb: Verb,
+    question: Question,
+) -> Result<Response, Problem> {
+    let reply = reader.ask(agent, verb, question).await.and_then(Reply::into_json);
+    Ok(json_text(&reply.map_err(|error| problem(caller, agent, &error))?))
 }
 
 /// Pages as one stream. The first page is there before the answer begins, so that its error still has a status; a later
 /// error breaks the connection off, which no client takes for the end.
-async fn lines(reader: Arc<dyn Reader>, agent: String, verb: Verb, question: Question) -> Result<Response, Problem> {
+async fn lines(
+    caller: &Caller,
+    reader: Arc<dyn Reader>,
+    agent: String,
+    verb: Verb,
+    question: Question,
+) -> Result<Response, Problem> {
     let limited = question.limit.is_some();
-    let first = page(reader.as_ref(), &agent, verb, question.clone()).await.map_err(|e| problem(&agent, &e))?;
+    let first = page(reader.as_ref(), &agent, verb, question.clone()).await.map_err(|e| problem(caller, &agent, &e))?;
     let next = first.1.filter(|_| !limited);
     let rest = stream::try_unfold(next, move |next| {
         let (reader, agent, question) = (reader.clone(), agent.clone(), question.clone());
@@ -151,8 +177,11 @@ async fn page(
     Ok((reply.body, reply.next))
 }
 
-fn problem(agent: &str, error: &ReadError) -> Problem {
+fn problem(caller: &Caller, agent: &str, error: &ReadError) -> Problem {
     match error {
+        ReadError::NoAnswer if !caller.policy().agents.iter().any(|known| known == agent) => {
+            caller.no_such_agent(agent)
+        }
         ReadError::NoAnswer => {
             let detail = format!("the sidecar of agent '{agent}' does not answer; look at `kubectl get rhizonagents`");
             Problem::unavailable("agent_away", detail)

@@ -46,7 +46,7 @@ impl Reader for Sidecar {
         let reply = |body: Value| Ok(Reply { body: Bytes::from(body.to_string()), next: None });
         let lines = |text: &'static str, next| Ok(Reply { body: Bytes::from_static(text.as_bytes()), next });
         let result = match (agent, verb, question.after) {
-            ("ledger", ..) => Err(ReadError::NoAnswer),
+            ("ledger" | "nobody", ..) => Err(ReadError::NoAnswer),
             (_, Verb::Status, _) => {
                 reply(json!({"ok": {"ready": true, "position": 9, "records": 3, "entities": 1, "root": "ab"}}))
             }
@@ -184,6 +184,12 @@ async fn readers_see_what_sidecars_answer() {
     let down = json!({"name": "ledger", "ready": false, "position": 0, "records": 0, "entities": 0});
     assert_eq!(agents, json!({"items": [up, down]}));
 
+    assert_eq!(
+        api.get("/v1/agents/new").await,
+        (200, json!({"name": "new", "ready": true, "position": 9, "records": 3, "entities": 1, "root": "ab"}))
+    );
+    assert_eq!(api.get("/v1/agents/nobody").await.0, 404);
+    assert_eq!(api.get("/v1/agents/*/entities").await.0, 404);
     let page = api.get("/v1/agents/permits/entities?after=a%2Fb&limit=5").await;
     assert_eq!(page, (200, json!({"items": [], "next": null, "after": "a/b", "limit": 5})));
     assert_eq!(api.get("/v1/agents/permits/entities/a%20b%2Fc").await, (200, json!({"entity": "a b/c"})));

@@ -3,6 +3,7 @@
 pub mod jetstream;
 pub mod local;
 pub mod nats;
+pub mod sequence;
 
 use std::future::Future;
 

@@ -42,6 +42,25 @@ pub struct Settings {
     pub revision: String,
     /// The position of a store that has none yet: events up to it are before the agent's time.
     pub first_position: u64,
+    pub bounds: Bounds,
+}
+
+/// What the driver may keep in memory or do at a time. A simulation makes them small, so that each of them is met.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Heads kept beyond those in use.
+    pub cached_heads: usize,
+    /// Committed messages that may wait for the broker before no more is committed.
+    pub outbox_messages: usize,
+    pub publish_messages: usize,
+    /// Records of which outputs are recovered at a time.
+    pub recovered_records: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { cached_heads: 20_000, outbox_messages: 4_000, publish_messages: 500, recovered_records: 500 }
+    }
 }
 
 /// What may be asked of a running driver.

@@ -20,9 +20,6 @@ use crate::clock::Clock;
 use crate::store::{self, EventStore, Loaded, StoreError};
 use crate::telemetry::Span;
 
-/// Outputs are recovered in pages of so many records.
-const PAGE: usize = 500;
-
 pub(super) enum Ended {
     Asked,
     Interrupted { worked: bool, why: BusError },
@@ -119,7 +116,7 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Driver<B, S, A, C> {
     async fn recover_outbox(&self, published: u64, last: u64) -> Result<bus::Result<u64>, Stopped> {
         let mut after = published;
         loop {
-            let rows = self.store.outbox(after, PAGE).await?;
+            let rows = self.store.outbox(after, self.settings.bounds.recovered_records).await?;
             let Some(row) = rows.last() else { return Ok(Ok(last)) };
             after = row.sequence;
             let mut messages = Vec::new();

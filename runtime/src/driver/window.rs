@@ -114,9 +114,6 @@ pub(super) struct Window {
     position: u64,
 }
 
-/// Heads kept in memory beyond those in use.
-const CACHED_LINES: usize = 20_000;
-
 impl Window {
     pub(super) fn new(settings: Arc<Settings>, position: u64) -> Self {
         Self {
@@ -144,7 +141,7 @@ impl Window {
     /// Decodes, and says which heads and identities must be loaded.
     pub(super) fn begin_load(&mut self, messages: &[Message]) -> (Vec<(u64, Arrival)>, Vec<String>, Vec<Hash>) {
         self.recent.clear();
-        if self.lines.len() > CACHED_LINES {
+        if self.lines.len() > self.settings.bounds.cached_heads {
             self.lines.retain(|_, line| line.is_in_use());
         }
         let config = &self.settings.config;

@@ -44,6 +44,7 @@ pub fn driver_settings(settings: &settings::Sidecar) -> driver::Settings {
         concurrency: settings.concurrency,
         revision: settings.revision.clone(),
         first_position: settings.consumer.first_sequence.saturating_sub(1),
+        bounds: driver::Bounds::default(),
     }
 }
 

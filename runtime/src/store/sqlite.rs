@@ -37,6 +37,8 @@ impl SqliteStore {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(10))
+            // A pod's root file system is read-only, so there is no place for temporary files.
+            .pragma("temp_store", "memory")
             .pragma("cache_size", "-4000")
             .pragma("wal_autocheckpoint", "4000");
         let writer = SqlitePoolOptions::new()

@@ -9,7 +9,7 @@ use rhizon_kernel::chain::Hash;
 use rhizon_kernel::egress::{Draft, Reaction, StateChange};
 use rhizon_runtime::agent::{Answer, Item};
 use rhizon_runtime::clock::SystemClock;
-use rhizon_runtime::driver::{Demand, Driver, Order, Ordering, Report, Retry, Settings, Stopped};
+use rhizon_runtime::driver::{Bounds, Demand, Driver, Order, Ordering, Report, Retry, Settings, Stopped};
 use rhizon_runtime::store::EventStore;
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
@@ -25,6 +25,7 @@ pub(crate) fn settings(config: Config) -> Settings {
         concurrency: 64,
         revision: "test".into(),
         first_position: 0,
+        bounds: Bounds::default(),
     }
 }
 

@@ -1,5 +1,4 @@
-//! What a consumer hands out, checked: an explicit-ack consumer may leave out, repeat or share messages, and each of
-//! these shows in its own sequence.
+//! Pulls from a consumer, and takes what is the next by its sequence.
 
 use std::time::Duration;
 
@@ -9,6 +8,7 @@ use futures::{FutureExt as _, StreamExt as _};
 use tokio::sync::watch;
 
 use super::super::nats::Connection;
+use super::super::sequence::{Delivery, Sequence};
 use super::super::{BusError, Message, Result};
 use super::PULL_EXPIRES;
 
@@ -20,19 +20,9 @@ pub(super) struct Feed {
     next_subject: String,
     /// Messages that the pull under way may still bring.
     outstanding: usize,
-    /// Last consumer sequence and last stream sequence taken.
-    consumer: u64,
-    stream: u64,
+    sequence: Sequence,
     generation: u64,
     reconnected: watch::Receiver<u64>,
-}
-
-/// What a reply subject tells of its message.
-#[derive(Debug, PartialEq, Eq)]
-struct Delivery {
-    delivered: u64,
-    stream: u64,
-    consumer: u64,
 }
 
 impl Feed {
@@ -50,8 +40,7 @@ impl Feed {
             inbox_subject,
             next_subject,
             outstanding: 0,
-            consumer: 0,
-            stream: position,
+            sequence: Sequence::behind(position),
             generation,
             reconnected: connection.generation.clone(),
         })
@@ -109,7 +98,7 @@ impl Feed {
         if let Some(status) = message.status {
             return self.status(status, message.description.as_deref().unwrap_or_default());
         }
-        let delivery = message.reply.as_ref().and_then(|reply| Delivery::parse(reply));
+        let delivery = message.reply.as_ref().and_then(|reply| parse_reply(reply));
         let Some((reply, delivery)) = message.reply.zip(delivery) else {
             // Through an import an empty message without a reply ends the pull.
             self.outstanding = 0;
@@ -120,17 +109,9 @@ impl Feed {
             // It ends a pull through an import; the next one starts behind it.
             self.outstanding = 0;
         }
-        if delivery.consumer != self.consumer + 1 {
-            return Err(BusError::Gap(format!("consumer sequence {} after {}", delivery.consumer, self.consumer)));
+        if !self.sequence.take(delivery)? {
+            return Ok(());
         }
-        self.consumer = delivery.consumer;
-        if delivery.stream <= self.stream {
-            return Ok(()); // Delivered again while in flight or settled: it was taken before.
-        }
-        if delivery.delivered != 1 {
-            return Err(BusError::Gap(format!("message {} is delivered again, and was never seen", delivery.stream)));
-        }
-        self.stream = delivery.stream;
         let message =
             Message { stream: delivery.stream, subject: message.subject.to_string(), payload: message.payload };
         taken.push((message, reply));
@@ -161,19 +142,17 @@ fn closed() -> BusError {
     BusError::Unreachable { doing: "pull", cause: "the connection is closed".into() }
 }
 
-impl Delivery {
-    /// `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>`; the second form has a
-    /// domain and an account's hash before the stream, and may have a token more behind.
-    fn parse(reply: &str) -> Option<Self> {
-        let tokens: Vec<&str> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
-        let first = match tokens.len() {
-            7 => 2,
-            9.. => 4,
-            _ => return None,
-        };
-        let number = |index: usize| tokens.get(first + index)?.parse().ok();
-        Some(Self { delivered: number(0)?, stream: number(1)?, consumer: number(2)? })
-    }
+/// `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>`; the second form has a domain
+/// and an account's hash before the stream, and may have a token more behind.
+fn parse_reply(reply: &str) -> Option<Delivery> {
+    let tokens: Vec<&str> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
+    let first = match tokens.len() {
+        7 => 2,
+        9.. => 4,
+        _ => return None,
+    };
+    let number = |index: usize| tokens.get(first + index)?.parse().ok();
+    Some(Delivery { delivered: number(0)?, stream: number(1)?, consumer: number(2)? })
 }
 
 #[cfg(test)]
@@ -183,8 +162,8 @@ mod tests {
     #[test]
     fn both_forms_of_reply_are_read() {
         let want = Delivery { delivered: 1, stream: 42, consumer: 7 };
-        assert_eq!(Delivery::parse("$JS.ACK.EVENTS.agent-a.1.42.7.1700000000.3").as_ref(), Some(&want));
-        assert_eq!(Delivery::parse("$JS.ACK._.hash.EVENTS.agent-a.1.42.7.1700000000.3.tok").as_ref(), Some(&want));
-        assert_eq!(Delivery::parse("_INBOX.x"), None);
+        assert_eq!(parse_reply("$JS.ACK.EVENTS.agent-a.1.42.7.1700000000.3"), Some(want));
+        assert_eq!(parse_reply("$JS.ACK._.hash.EVENTS.agent-a.1.42.7.1700000000.3.tok"), Some(want));
+        assert_eq!(parse_reply("_INBOX.x"), None);
     }
 }

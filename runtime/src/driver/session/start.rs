@@ -15,9 +15,6 @@ use crate::bus::{EventBus, Message};
 use crate::clock::Clock;
 use crate::store::{Batch, Entry, EventStore, StoreError};
 
-/// Committed messages that may wait for the broker before no more is committed.
-const OUTBOX_MESSAGES: usize = 4_000;
-const PUBLISH_MESSAGES: usize = 500;
 /// How long after the last publish the store is told of it, when no append has done so.
 const MARK_AFTER: Duration = Duration::from_secs(1);
 
@@ -114,7 +111,7 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
     }
 
     fn start_append(&mut self) {
-        if self.busy.appending || self.outbox.len() >= OUTBOX_MESSAGES {
+        if self.busy.appending || self.outbox.len() >= self.driver.settings.bounds.outbox_messages {
             return;
         }
         let Some(harvest) = self.window.harvest(self.driver.settings.batch_events) else { return };
@@ -179,7 +176,7 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
             return; // The next session publishes it from the journal.
         }
         self.busy.publishing = true;
-        let count = self.outbox.len().min(PUBLISH_MESSAGES);
+        let count = self.outbox.len().min(self.driver.settings.bounds.publish_messages);
         let messages: Vec<Pending> = self.outbox.drain(..count).collect();
         let bus = self.driver.bus.clone();
         self.tasks.push(Box::pin(async move {

@@ -2,24 +2,40 @@
 
 use rhizon_kernel::chain::Hash;
 use sqlx::sqlite::SqlitePool;
-use sqlx::{QueryBuilder, Sqlite, SqliteConnection};
+use sqlx::{Connection as _, QueryBuilder, Sqlite, SqliteConnection};
 
 use super::super::{Batch, Decision, Entry, Result, StoreError};
 use super::{CHUNK, failed, number, signed};
 
 type Tx = SqliteConnection;
 
+/// Runs to its end also when nobody waits for it any more: a transaction that is let go of half-way would leave its
+/// connection in one.
 pub(super) async fn append(writer: &SqlitePool, batch: Batch) -> Result<()> {
+    let writer = writer.clone();
+    let task = tokio::spawn(async move {
+        let mut connection = writer.acquire().await.map_err(|e| failed("begin an append", &e))?;
+        let result = transaction(&mut connection, &batch).await;
+        if result.as_ref().is_err_and(StoreError::is_transient) {
+            // SQLite may have rolled back by itself, and sqlx would not know: the next append gets a new connection.
+            drop(connection.detach());
+        }
+        result
+    });
+    task.await.map_err(|e| StoreError::Failed { doing: "append", cause: e.to_string() })?
+}
+
+async fn transaction(connection: &mut Tx, batch: &Batch) -> Result<()> {
     // IMMEDIATE: the fence is read under the write lock, so nobody can claim between the check and the commit.
-    let mut tx = writer.begin_with("BEGIN IMMEDIATE").await.map_err(|e| failed("begin an append", &e))?;
-    check_fence(&mut tx, &batch).await?;
+    let mut tx = connection.begin_with("BEGIN IMMEDIATE").await.map_err(|e| failed("begin an append", &e))?;
+    check_fence(&mut tx, batch).await?;
     insert_records(&mut tx, &batch.entries).await?;
     let decisions: Vec<&Decision> = batch.entries.iter().filter_map(|entry| entry.decision.as_ref()).collect();
     upsert_heads(&mut tx, &decisions).await?;
     let identities: Vec<(Hash, Hash)> = decisions.iter().filter_map(|decision| decision.identity).collect();
     insert_known(&mut tx, &identities).await?;
     clear_attempts(&mut tx, &identities).await?;
-    move_mark(&mut tx, &batch).await?;
+    move_mark(&mut tx, batch).await?;
     tx.commit().await.map_err(|e| failed("commit an append", &e))
 }
 

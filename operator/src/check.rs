@@ -9,6 +9,9 @@ use crate::{
 use k8s_openapi::api::{coordination::v1::Lease, core::v1::Secret};
 use kube::{Api, Client, api::ListParams};
 use rhizon_api::{RhizonAgent, RhizonWorkspace};
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -45,7 +48,19 @@ pub async fn run(client: &Client, settings: &Settings) -> Result<(), Error> {
     let keys = keys::Installation::from_seeds(&seeds).map_err(Error::Messaging)?;
     let broker = connect::Broker { url: settings.nats_url.clone(), ca_pem: seeds.get(server::CA_FILE).cloned() };
     let seed = keys.system.seed().map_err(|e| Error::Messaging(e.into()))?;
-    connect::connect(&broker, &seed, "check").await.map_err(Error::Messaging)?;
+    reach(&broker, &seed).await.map_err(Error::Messaging)?;
     println!("broker: answers at {}", settings.nats_url);
     Ok(())
+}
+
+/// Connects, and gives a new pod's network policies a moment to hold.
+async fn reach(broker: &connect::Broker, seed: &str) -> Result<(), nats::Error> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match connect::connect(broker, seed, "check").await {
+            Ok(_) => return Ok(()),
+            Err(error) if Instant::now() > deadline => return Err(error),
+            Err(_) => tokio::time::sleep(Duration::from_secs(1)).await,
+        }
+    }
 }

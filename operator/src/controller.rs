@@ -22,7 +22,7 @@ use kube::{
     core::PartialObjectMeta,
     runtime::{
         Controller, PredicateConfig, WatchStreamExt as _,
-        controller::{Action, Config},
+        controller::{self, Action, Config},
         events::{Recorder, Reporter},
         predicates,
         reflector::{ObjectRef, Store},
@@ -170,8 +170,17 @@ fn retry(uid: Option<&str>, context: &Context) -> Action {
     Action::requeue(context.backoff.failed(uid.unwrap_or_default()))
 }
 
-async fn drive<T, E: std::error::Error>(kind: &'static str, results: impl Stream<Item = Result<T, E>>) {
+async fn drive<T, E, Q>(kind: &'static str, results: impl Stream<Item = Result<T, controller::Error<E, Q>>>)
+where
+    E: std::error::Error + 'static,
+    Q: std::error::Error + 'static,
+{
     let failures = results.inspect_err(|error| {
+        use std::error::Error as _;
+        // The last word about an object that is gone.
+        if matches!(error, controller::Error::ObjectNotFound(_)) {
+            return;
+        }
         let cause = error.source().map(ToString::to_string);
         tracing::warn!(kind, %error, cause, "reconciling failed; it is tried again");
     });

@@ -5,9 +5,9 @@ mod broker;
 
 use broker::{Broker, User, WORKSPACE, header_map};
 use futures::StreamExt as _;
-use rhizon_operator::nats::{Error, api, resolver, streams};
+use rhizon_api::{units::Duration, workspace::Messaging};
+use rhizon_operator::nats::{Error, api, resolver, retention, streams};
 use serde_json::{Value, json};
-use std::time::Duration;
 
 const EVENT: &str = "ev.agent-permits.7.evt.permit.recorded.x";
 
@@ -53,7 +53,8 @@ async fn the_gateway_publishes_and_asks_and_an_agent_answers() {
     assert_eq!(gateway.api("$JS.API.STREAM.INFO.EVENTS", &Value::Null).await["state"]["messages"], 2);
 
     let mut questions = permits.client.subscribe("rq.permits.>").await.unwrap();
-    permits.client.flush().await.unwrap();
+    // An answered request on the same connection: the subscription before it holds.
+    permits.api("$JS.API.CONSUMER.INFO.EVENTS.agent-permits", &Value::Null).await;
     let answering = tokio::spawn(async move {
         let question = questions.next().await.unwrap();
         permits.client.publish(question.reply.unwrap(), "{\"ok\":1}".into()).await.unwrap();
@@ -162,7 +163,7 @@ async fn two_workspaces_share_nothing() {
 async fn what_is_right_is_not_written_again_and_drift_is_repaired() {
     let broker = Broker::start(WORKSPACE).await;
     assert!(!broker.ensure_accounts().await, "accounts are pushed once");
-    let [events, _] = &streams::build(&rhizon_api::workspace::Messaging::default())[..] else { panic!() };
+    let [events, _] = &streams::build(&Messaging::default())[..] else { panic!() };
     assert!(!streams::ensure(&broker.data, events).await.unwrap());
     let mut drifted = events.config.clone();
     drifted["max_age"] = json!(3_600_000_000_000_u64);
@@ -181,7 +182,26 @@ async fn a_deleted_workspace_leaves_nothing_and_its_credentials_are_worth_nothin
     broker.delete_accounts().await;
     broker.delete_accounts().await;
     assert_eq!(resolver::look_up(&broker.system, &broker.keys.data.public_key()).await.unwrap(), None);
-    assert!(permits.reconnect(Duration::from_secs(2)).await.is_err());
+    assert!(permits.reconnect(std::time::Duration::from_secs(2)).await.is_err());
     let gone = streams::last_sequence(&broker.data, "EVENTS").await.unwrap_err();
     assert!(matches!(gone, Error::Unavailable { .. }), "{gone}");
+}
+
+#[tokio::test]
+async fn old_events_go_when_every_agent_has_handled_them() {
+    let broker = Broker::start(WORKSPACE).await;
+    let permits = broker.agent("permits", &["evt.permit.recorded"], &["evt.*.*"]).await;
+    for payload in ["1", "2", "3"] {
+        permits.publish(EVENT, &[], payload).await;
+    }
+    let short = Messaging { max_age: Duration::from_ms(0), ..Messaging::default() };
+    assert_eq!(retention::enforce(&broker.data, "EVENTS", &short).await.unwrap(), None, "nothing is handled yet");
+    let pulled = permits.pull("agent-permits", 10).await;
+    permits.ask(&pulled[1].1, "+ACK").await.unwrap();
+    assert_eq!(retention::enforce(&broker.data, "EVENTS", &Messaging::default()).await.unwrap(), None, "all are young");
+    assert_eq!(retention::enforce(&broker.data, "EVENTS", &short).await.unwrap(), Some(3));
+    assert_eq!(broker.messages().await, 1);
+    permits.ask(&pulled[2].1, "+ACK").await.unwrap();
+    assert_eq!(retention::enforce(&broker.data, "EVENTS", &short).await.unwrap(), Some(4));
+    assert_eq!(broker.messages().await, 0);
 }

@@ -35,7 +35,7 @@ fn waiting(pod: &Pod) -> Option<Trouble> {
         match reason {
             "ImagePullBackOff" | "ErrImagePull" | "ErrImageNeverPull" | "InvalidImageName" => Some(Trouble {
                 reason: "ImageNotFound".to_owned(),
-                message: format!("image {} cannot be pulled: {detail}", container.image),
+                message: format!("image {} cannot be pulled{}", container.image, cause(detail)),
             }),
             "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => Some(Trouble {
                 reason: "ContainerNotStarted".to_owned(),
@@ -48,6 +48,12 @@ fn waiting(pod: &Pod) -> Option<Trouble> {
             _ => None,
         }
     })
+}
+
+/// The cause alone: the rest of the text changes between one try and the next.
+fn cause(detail: &str) -> String {
+    let cause = detail.rsplit("ErrImagePull: ").next().unwrap_or_default();
+    if cause.is_empty() || cause.starts_with("Back-off") { String::new() } else { format!(": {cause}") }
 }
 
 fn exit(container: &ContainerStatus) -> String {

@@ -73,7 +73,16 @@ fn last_error(findings: &[Finding]) -> Option<String> {
     findings
         .iter()
         .find(|finding| finding.status == Some(false) && !NO_ERROR.contains(&finding.reason.as_str()))
-        .map(|finding| finding.message.clone())
+        .map(|finding| shorten(&finding.message))
+}
+
+/// For a column: the condition has the whole text.
+fn shorten(message: &str) -> String {
+    const LIMIT: usize = 100;
+    if message.chars().count() <= LIMIT {
+        return message.to_owned();
+    }
+    message.chars().take(LIMIT - 1).chain(['…']).collect()
 }
 
 fn findings(mode: OperatingMode, applied: &Applied) -> Vec<Finding> {
@@ -165,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_quota_that_is_too_small_is_said() {
-        let refusal = "pods \"agent-ledger-0\" is forbidden: exceeded quota: rhizon";
+        let refusal = "exceeded quota: rhizon";
         let status = compute(&agent("Running"), &applied(Vec::new(), &[refusal]), Timestamp::UNIX_EPOCH);
         assert_eq!(ready(&status), ("False", "QuotaExceeded"));
         assert_eq!(status.last_error.unwrap(), format!("no pod can be made: {refusal}"));

@@ -35,6 +35,11 @@ where
         .map_err(|e| Error::new("writing the status of", name, e))
 }
 
+/// Not there yet is no fault.
+fn is_on_its_way(reason: &str) -> bool {
+    matches!(reason, "Starting" | "GatewayStarting" | "Suspended")
+}
+
 /// An event for each condition that became another: for people who read `kubectl describe`.
 pub async fn tell(recorder: &Recorder, object: &ObjectReference, before: &[Condition], after: &[Condition]) {
     for condition in after {
@@ -42,11 +47,7 @@ pub async fn tell(recorder: &Recorder, object: &ObjectReference, before: &[Condi
         if old.is_some_and(|old| old.status == condition.status && old.reason == condition.reason) {
             continue;
         }
-        let good = condition.status == "True";
-        // What is merely not there yet at the beginning is no news.
-        if old.is_none() && condition.status == "Unknown" {
-            continue;
-        }
+        let good = condition.status == "True" || is_on_its_way(&condition.reason);
         let event = Event {
             type_: if good { EventType::Normal } else { EventType::Warning },
             reason: condition.reason.clone(),

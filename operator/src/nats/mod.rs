@@ -19,6 +19,7 @@ pub mod jwt;
 pub mod keys;
 pub mod pool;
 pub mod resolver;
+pub mod retention;
 pub mod server;
 pub mod streams;
 

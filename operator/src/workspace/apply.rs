@@ -12,7 +12,7 @@ use crate::{
     cluster::{self, apply::ensure},
     context::Context,
     credentials, install,
-    nats::{self, claims, keys, resolver, streams},
+    nats::{self, claims, keys, resolver, retention, streams},
 };
 use k8s_openapi::{api::core::v1::Namespace, jiff::Timestamp};
 use kube::{Api, api::PostParams};
@@ -106,6 +106,9 @@ async fn ensure_messaging(
         if streams::ensure(&client, &stream).await? {
             tracing::info!(workspace = name, stream = stream.name, "wrote a stream");
         }
+    }
+    if let Some(before) = retention::enforce(&client, "EVENTS", messaging).await? {
+        tracing::info!(workspace = name, before, "let go of events that everybody has handled");
     }
     Ok(())
 }

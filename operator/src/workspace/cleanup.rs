@@ -49,7 +49,7 @@ pub async fn cleanup(target: &Target, context: &Context) -> Result<Progress, Err
 }
 
 async fn retain(target: &Target, context: &Context) -> Result<Progress, Error> {
-    if let Some(namespace) = owned_namespace(target, context).await? {
+    if let Some((namespace, _)) = owned_namespace(target, context).await? {
         delete_workloads(&target.workspace, &namespace.name, context).await.map_err(Error::Cluster)?;
     }
     // Without its account no credentials are worth anything. A new workspace of the name pushes it again.
@@ -63,12 +63,15 @@ async fn retain(target: &Target, context: &Context) -> Result<Progress, Error> {
 }
 
 async fn delete(target: &Target, context: &Context) -> Result<Progress, Error> {
-    if let Some(namespace) = owned_namespace(target, context).await? {
+    if let Some((namespace, is_terminating)) = owned_namespace(target, context).await? {
         if delete_agents(&namespace.name, context).await.map_err(Error::Cluster)? {
             return Ok(Progress::Waiting);
         }
         delete_messaging(target, context).await?;
         delete_workloads(&target.workspace, &namespace.name, context).await.map_err(Error::Cluster)?;
+        if namespace.created && is_terminating {
+            return Ok(Progress::Waiting);
+        }
         if namespace.created {
             delete_namespace(&namespace, context).await.map_err(Error::Cluster)?;
             return Ok(Progress::Waiting);
@@ -85,12 +88,13 @@ async fn delete(target: &Target, context: &Context) -> Result<Progress, Error> {
     Ok(Progress::Done)
 }
 
-/// The namespace, if it is still the very one that was recorded.
-async fn owned_namespace(target: &Target, context: &Context) -> Result<Option<NamespaceStatus>, Error> {
+/// The namespace, if it is still the very one that was recorded, and whether it is on its way out.
+async fn owned_namespace(target: &Target, context: &Context) -> Result<Option<(NamespaceStatus, bool)>, Error> {
     let Some(recorded) = &target.namespace else { return Ok(None) };
     let live = found(Api::<Namespace>::all(context.client.clone()).get(&recorded.name).await)
         .map_err(|e| Error::Cluster(cluster::Error::new("reading", format!("Namespace {}", recorded.name), e)))?;
-    Ok(live.filter(|live| live.metadata.uid.as_deref() == Some(&recorded.uid)).map(|_| recorded.clone()))
+    let live = live.filter(|live| live.metadata.uid.as_deref() == Some(&recorded.uid));
+    Ok(live.map(|live| (recorded.clone(), live.metadata.deletion_timestamp.is_some())))
 }
 
 /// Asks all agents to go. Returns whether some are left.

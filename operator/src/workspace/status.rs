@@ -52,7 +52,7 @@ pub fn compute(workspace: &RhizonWorkspace, outcome: &Outcome, agents: usize, no
         conditions: conditions::merge(&before.conditions, &findings, generation, now),
         namespace,
         accounts,
-        agents: i32::try_from(agents).ok(),
+        agents: matches!(outcome, Outcome::Applied(_)).then(|| i32::try_from(agents).ok()).flatten(),
     }
 }
 

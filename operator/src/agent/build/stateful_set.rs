@@ -41,7 +41,7 @@ pub fn build(frame: &Frame<'_>, settings_json: &str, settings: &Settings) -> Man
                     "automountServiceAccountToken": false,
                     "enableServiceLinks": false,
                     "securityContext": pod::security(),
-                    "terminationGracePeriodSeconds": 60,
+                    "terminationGracePeriodSeconds": 30,
                     "initContainers": [sidecar(settings)],
                     "containers": [agent(&spec.container)],
                     "volumes": [

@@ -1,5 +1,7 @@
 //! `rhizon dev` and the commands that talk to it, as a user starts them. Needs python3 and cargo, as the examples do.
 
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -145,6 +147,12 @@ fn a_user_publishes_looks_and_verifies() {
     assert_eq!((code, words.contains("line 1: specversion: ")), (Some(2), true), "{words}");
     assert_eq!(run(&["state", "greeter", "nobody"]).status.code(), Some(1));
     dev.interrupt();
+}
+
+#[test]
+fn the_sample_is_what_its_script_makes() {
+    let check = Command::new("python3").arg(example("permits/make_sample.py")).arg("--check").output().unwrap();
+    assert!(check.status.success(), "{:?}", text(&check));
 }
 
 #[test]

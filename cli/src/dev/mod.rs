@@ -53,7 +53,8 @@ pub(crate) async fn run(args: &args::Dev, output: Output) -> Result<(), Failure>
     };
     eprintln!("stopping");
     let stopped = stack.stop().await;
-    result.and(stopped)
+    // What was under way at Ctrl-C ends with an error of its own, and was asked to.
+    if *stop.borrow() { stopped } else { result.and(stopped) }
 }
 
 /// What `--events` and `--expect` ask for; without `--once` it never ends by itself.

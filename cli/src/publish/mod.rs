@@ -150,6 +150,58 @@ fn explain(failure: &Failure, mark: &Mark) -> Failure {
 mod tests {
     use super::*;
 
+    /// Answers one request with each of these, and gives the bodies that came.
+    async fn gateway(answers: &'static [&'static str]) -> (Client, tokio::task::JoinHandle<Vec<String>>) {
+        use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let played = tokio::spawn(async move {
+            let mut stream = BufReader::new(listener.accept().await.unwrap().0);
+            let mut bodies = Vec::new();
+            for answer in answers {
+                let (mut length, mut line) = (0, String::new());
+                while line != "\r\n" {
+                    line.clear();
+                    stream.read_line(&mut line).await.unwrap();
+                    let header = line.to_ascii_lowercase();
+                    length = header.strip_prefix("content-length:").map_or(length, |text| text.trim().parse().unwrap());
+                }
+                let mut body = vec![0; length];
+                stream.read_exact(&mut body).await.unwrap();
+                bodies.push(String::from_utf8(body).unwrap());
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+            bodies
+        });
+        (Client::find(&crate::args::Target::of_gateway(&url)).await.unwrap(), played)
+    }
+
+    #[tokio::test]
+    async fn a_batch_is_sent_again_until_it_is_accepted() {
+        let answers = &[
+            "HTTP/1.1 503 Away\r\nretry-after: 0\r\ncontent-length: 0\r\n\r\n",
+            "HTTP/1.1 429 Full\r\nretry-after: 0\r\ncontent-length: 0\r\n\r\n",
+            "HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n",
+            "HTTP/1.1 400 Wrong\r\ncontent-length: 26\r\n\r\n{\"detail\":\"no\",\"field\":\"\"}",
+        ];
+        let (mut client, played) = gateway(answers).await;
+        let mut lines = Lines::of(b"1\n2\n");
+        let batch = lines.batch(2).await.unwrap().unwrap();
+        let progress = Progress::start(None, 0);
+        send(&mut client, &batch, &progress, Duration::from_mins(1)).await.unwrap();
+        let wrong = send(&mut client, &batch, &progress, Duration::from_mins(1)).await.unwrap_err();
+        assert_eq!((wrong.code(), wrong.to_string().as_str()), (2, "no (HTTP 400)"));
+        assert_eq!(played.await.unwrap(), ["[1,2]"; 4]);
+    }
+
+    #[tokio::test]
+    async fn patience_has_an_end() {
+        let (mut client, _) = gateway(&["HTTP/1.1 503 Away\r\ncontent-length: 0\r\n\r\n"]).await;
+        let batch = Lines::of(b"1\n").batch(1).await.unwrap().unwrap();
+        let failure = send(&mut client, &batch, &Progress::start(None, 0), Duration::ZERO).await.unwrap_err();
+        assert_eq!(failure.code(), 3);
+    }
+
     #[tokio::test]
     async fn an_invalid_event_is_named_by_its_line() {
         let mut lines = Lines::of(b"{}\n\n{}\n");

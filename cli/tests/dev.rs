@@ -36,7 +36,7 @@ fn run_sample(state: &Path) -> String {
     let (out, err) = text(&output);
     assert!(output.status.success(), "{err}");
     assert!(err.contains("all 43 entities are as expected"), "{err}");
-    out.lines().filter(|line| line.contains("are sound")).map(|line| format!("{line}\n")).collect()
+    out.lines().filter(|line| line.contains("are sound")).collect::<Vec<_>>().join("\n")
 }
 
 #[test]

@@ -39,7 +39,10 @@ pub(super) fn ensure(cluster: &Cluster) -> Result<()> {
     let current = fs::read(env::current_exe()?).context("cannot read this program")?;
     if fs::read(&copy).unwrap_or_default() != current {
         cluster.daemons().stop(NAME)?;
-        fs::copy(env::current_exe()?, &copy).context("cannot copy this program")?;
+        // Renamed into place: a file that was just running can't be written to at once.
+        let unfinished = copy.with_extension("unfinished");
+        fs::copy(env::current_exe()?, &unfinished).context("cannot copy this program")?;
+        fs::rename(&unfinished, &copy)?;
     }
     let mut command = exec::command(&copy, ["addons", "--socket", &socket, "--state"]);
     command.arg(&cluster.state).env("RUST_BACKTRACE", "1");

@@ -1,10 +1,11 @@
 //! A broker in operator mode with a workspace in it, and users who try things.
+#![allow(dead_code, reason = "each test needs another part")]
 
 use async_nats::{Client, ConnectOptions, HeaderMap};
 use futures::StreamExt as _;
 use rhizon_api::{RhizonAgentSpec, settings::Sidecar, workspace::Messaging};
 use rhizon_operator::nats::{
-    api, claims, claims::Permissions, connect, consumers, credentials, keys, resolver, server, streams,
+    api, claims, claims::Permissions, connect, consumers, credentials, keys, pool::Pool, resolver, server, streams,
 };
 use rhizon_tests::nats::{Options, Server};
 use serde_json::{Value, json};
@@ -59,6 +60,17 @@ impl Broker {
             streams::ensure(&data, &stream).await.unwrap();
         }
         Self { server, installation, workspace: workspace.to_owned(), keys, system, data }
+    }
+
+    /// Connections as the operator has them.
+    pub(crate) fn pool(&self) -> Pool {
+        let address = connect::Broker { url: self.server.url(), ca_pem: None };
+        let seeds = self.installation.seeds().unwrap();
+        Pool::new(address, keys::Installation::from_seeds(&seeds).unwrap())
+    }
+
+    pub(crate) fn kill(&mut self) {
+        Arc::get_mut(&mut self.server).expect("one workspace alone").kill();
     }
 
     /// Whether anything had to be written.

@@ -1,0 +1,212 @@
+//! Both reconciles from end to end, against an API server in memory and a real broker.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say so where it stands")]
+
+mod api_server;
+mod broker;
+
+use api_server::ApiServer;
+use broker::Broker;
+use clap::Parser as _;
+use kube::{
+    Client,
+    core::DeserializeGuard,
+    runtime::{
+        events::{Recorder, Reporter},
+        reflector,
+        watcher::Event,
+    },
+};
+use rhizon_operator::{
+    agent, context,
+    context::{Backoff, Context},
+    jwks,
+    metrics::Metrics,
+    settings::Settings,
+    workspace,
+};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+const WORKSPACE: &str = "/apis/rhizon.dev/v1alpha1/rhizonworkspaces/permits";
+const AGENT: &str = "/apis/rhizon.dev/v1alpha1/namespaces/permits/rhizonagents/ledger";
+const NAMESPACE: &str = "/api/v1/namespaces/permits";
+const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/permits/deployments/rhizon-gateway";
+const STATEFUL_SET: &str = "/apis/apps/v1/namespaces/permits/statefulsets/agent-ledger";
+const POD: &str = "/api/v1/namespaces/permits/pods/agent-ledger-0";
+
+#[derive(clap::Parser)]
+struct Flags {
+    #[command(flatten)]
+    settings: Settings,
+}
+
+struct World {
+    server: ApiServer,
+    context: Arc<Context>,
+    workspaces: reflector::store::Writer<context::Workspace>,
+    broker: Broker,
+}
+
+impl World {
+    async fn new() -> Self {
+        let broker = Broker::start("elsewhere").await;
+        let (server, client) = ApiServer::start();
+        let (reader, workspaces) = reflector::store();
+        let context = Arc::new(context(client, &broker, reader));
+        server.put(
+            WORKSPACE,
+            json!({
+                "apiVersion": "rhizon.dev/v1alpha1", "kind": "RhizonWorkspace",
+                "metadata": {"name": "permits", "uid": "w1", "generation": 1, "resourceVersion": "1"}, "spec": {},
+            }),
+        );
+        server.put(
+            AGENT,
+            json!({
+                "apiVersion": "rhizon.dev/v1alpha1", "kind": "RhizonAgent",
+                "metadata": {
+                    "name": "ledger", "namespace": "permits", "uid": "a1", "generation": 1, "resourceVersion": "1",
+                },
+                "spec": {"subscribes": ["evt.permit.recorded"], "container": {"image": "x:1"}},
+            }),
+        );
+        Self { server, context, workspaces, broker }
+    }
+
+    /// Reconciles the workspace as the server has it, and returns the writes.
+    async fn workspace(&mut self) -> Vec<String> {
+        let guard: context::Workspace = self.object(WORKSPACE);
+        workspace::reconcile(Arc::new(guard), self.context.clone()).await.unwrap();
+        let after: context::Workspace = self.object(WORKSPACE);
+        self.workspaces.apply_watcher_event(&Event::Apply(after));
+        self.server.writes()
+    }
+
+    async fn agent(&self) -> Vec<String> {
+        let guard: context::Agent = self.object(AGENT);
+        Box::pin(agent::reconcile(Arc::new(guard), self.context.clone())).await.unwrap();
+        self.server.writes()
+    }
+
+    fn object<K>(&self, path: &str) -> DeserializeGuard<K>
+    where
+        K: serde::de::DeserializeOwned + kube::Resource,
+    {
+        serde_json::from_value(self.server.get(path).unwrap()).unwrap()
+    }
+
+    fn condition(&self, path: &str, r#type: &str) -> (String, String) {
+        let object = self.server.get(path).unwrap();
+        let conditions = object["status"]["conditions"].as_array().unwrap().clone();
+        let condition = conditions.into_iter().find(|condition| condition["type"] == r#type).unwrap();
+        (text(&condition["status"]), text(&condition["reason"]))
+    }
+
+    fn make_pods_ready(&self) {
+        self.server.change(DEPLOYMENT, |deployment| deployment["status"] = json!({"readyReplicas": 1}));
+        self.server.put(
+            POD,
+            json!({"metadata": {"name": "agent-ledger-0"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}),
+        );
+    }
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap().to_owned()
+}
+
+fn context(client: Client, broker: &Broker, workspaces: reflector::Store<context::Workspace>) -> Context {
+    let reporter = Reporter { controller: "rhizon-operator".to_owned(), instance: None };
+    Context {
+        recorder: Recorder::new(client.clone(), reporter),
+        client,
+        settings: Flags::parse_from(["test"]).settings,
+        pool: broker.pool(),
+        metrics: Metrics::default(),
+        jwks: jwks::Cache::default(),
+        backoff: Backoff::default(),
+        workspaces,
+    }
+}
+
+fn without_events(writes: Vec<String>) -> Vec<String> {
+    writes.into_iter().filter(|write| !write.contains("/events")).collect()
+}
+
+#[tokio::test]
+async fn a_workspace_and_an_agent_come_about_and_then_nothing_is_written() {
+    let mut world = World::new().await;
+    assert_eq!(world.workspace().await[0], format!("PATCH {WORKSPACE}"), "the finalizer comes first");
+    world.agent().await;
+    world.make_pods_ready();
+    world.workspace().await;
+    world.agent().await;
+    assert_eq!(world.condition(WORKSPACE, "Ready"), ("True".to_owned(), "Ready".to_owned()));
+    assert_eq!(world.condition(AGENT, "Ready"), ("True".to_owned(), "Running".to_owned()));
+    assert_eq!(world.workspace().await, Vec::<String>::new());
+    assert_eq!(world.agent().await, Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn drift_is_repaired_and_only_that() {
+    let mut world = World::new().await;
+    world.workspace().await;
+    world.agent().await;
+    world.make_pods_ready();
+    world.workspace().await;
+    world.agent().await;
+    world.server.change(STATEFUL_SET, |set| set["spec"]["replicas"] = json!(5));
+    assert_eq!(world.agent().await, [format!("PATCH {STATEFUL_SET}")]);
+    assert_eq!(world.server.get(STATEFUL_SET).unwrap()["spec"]["replicas"], 1);
+    world.server.change(NAMESPACE, |namespace| namespace["metadata"]["labels"] = json!({}));
+    assert_eq!(world.workspace().await, [format!("PATCH {NAMESPACE}")]);
+}
+
+#[tokio::test]
+async fn a_namespace_of_somebody_else_is_not_touched() {
+    let mut world = World::new().await;
+    world.server.put(NAMESPACE, json!({"metadata": {"name": "permits", "uid": "theirs"}}));
+    let writes = without_events(world.workspace().await);
+    assert_eq!(writes, [format!("PATCH {WORKSPACE}"), format!("PATCH {WORKSPACE}/status")]);
+    assert_eq!(world.condition(WORKSPACE, "Ready"), ("False".to_owned(), "NamespaceTaken".to_owned()));
+    let writes = without_events(world.agent().await);
+    assert_eq!(writes, [format!("PATCH {AGENT}"), format!("PATCH {AGENT}/status")]);
+    assert_eq!(world.condition(AGENT, "Ready"), ("False".to_owned(), "WorkspaceNotReady".to_owned()));
+}
+
+#[tokio::test]
+async fn while_the_broker_is_away_the_rest_goes_on() {
+    let mut world = World::new().await;
+    world.broker.kill();
+    world.workspace().await;
+    assert_eq!(world.condition(WORKSPACE, "MessagingReady"), ("False".to_owned(), "MessagingUnavailable".to_owned()));
+    assert!(world.server.get(DEPLOYMENT).is_some(), "the gateway waits for the broker by itself");
+    world.agent().await;
+    assert_eq!(world.condition(AGENT, "Ready"), ("False".to_owned(), "MessagingUnavailable".to_owned()));
+    assert_eq!(world.server.get(STATEFUL_SET), None, "no pod without a first position");
+}
+
+#[tokio::test]
+async fn an_agent_that_becomes_invalid_keeps_what_it_has() {
+    let mut world = World::new().await;
+    world.workspace().await;
+    world.agent().await;
+    let before = world.server.get(STATEFUL_SET);
+    world.server.change(AGENT, |agent| agent["spec"]["subscribes"] = json!(["nonsense"]));
+    assert_eq!(without_events(world.agent().await), [format!("PATCH {AGENT}/status")]);
+    assert_eq!(world.condition(AGENT, "Valid"), ("False".to_owned(), "InvalidType".to_owned()));
+    assert_eq!(world.server.get(STATEFUL_SET), before);
+}
+
+#[tokio::test]
+async fn an_unreadable_object_stops_nobody_and_goes_when_it_is_deleted() {
+    let world = World::new().await;
+    world.server.change(AGENT, |agent| agent["spec"] = json!({"subscribes": 7}));
+    assert_eq!(world.agent().await, Vec::<String>::new());
+    world.server.change(AGENT, |agent| {
+        agent["metadata"]["finalizers"] = json!(["rhizon.dev/cleanup"]);
+        agent["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+    });
+    assert_eq!(world.agent().await, [format!("DELETE {STATEFUL_SET}"), format!("PATCH {AGENT}")]);
+    assert_eq!(world.server.get(AGENT).unwrap()["metadata"]["finalizers"], json!([]));
+}

@@ -105,10 +105,10 @@ impl State {
     }
 
     /// Apply and merge are the same to an object that nobody else writes.
-    fn patch(&mut self, path: &str, patch: Value) -> Value {
+    fn patch(&mut self, path: &str, change: Value) -> Value {
         let path = path.strip_suffix("/status").unwrap_or(path);
         let object = self.objects.entry(path.to_owned()).or_insert_with(|| json!({"metadata": {}}));
-        merge(object, patch);
+        merge(object, change);
         if object["metadata"]["uid"].is_null() {
             object["metadata"]["uid"] = json!(format!("uid of {path}"));
         }

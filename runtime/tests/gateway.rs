@@ -1,0 +1,222 @@
+//! The gateway against a real broker, with real tokens, over real HTTP.
+
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::client::legacy::{Client, connect::HttpConnector};
+use hyper_util::rt::TokioExecutor;
+use rhizon_api::settings::{self, Access};
+use rhizon_runtime::bus::nats::Connection;
+use rhizon_runtime::gateway;
+use rhizon_tests::nats;
+use ring::signature::{Ed25519KeyPair, KeyPair as _};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+const CLERK: &str = "system:serviceaccount:permits:clerk";
+const BATCHED: &str = "application/cloudevents-batch+json";
+
+/// A broker with a stream, a gateway, and the key of its issuer.
+struct World {
+    broker: nats::Server,
+    operator: Connection,
+    key: Ed25519KeyPair,
+    settings: settings::Gateway,
+    path: PathBuf,
+    client: Client<HttpConnector, Full<Bytes>>,
+    stop: watch::Sender<bool>,
+    running: tokio::task::JoinHandle<anyhow::Result<()>>,
+    _folder: tempfile::TempDir,
+}
+
+fn free_address() -> String {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+fn encode(bytes: impl AsRef<[u8]>) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+fn access(subject: &str) -> Access {
+    Access {
+        issuer: ISSUER.into(),
+        subject: subject.into(),
+        roles: vec!["clerk".into()],
+        send: vec!["cmd.permit.record".parse().unwrap()],
+        sources: vec!["/logs/".into()],
+        read: true,
+    }
+}
+
+impl World {
+    async fn start(max_bytes: u64) -> Self {
+        let broker = nats::start(&nats::Options::default());
+        let nats = |user: &str| settings::Nats {
+            url: broker.url(),
+            user: user.into(),
+            credentials: None,
+            ca: None,
+            message_id_key: None,
+        };
+        let operator = Connection::start(&nats("operator")).await.unwrap();
+        let key = Ed25519KeyPair::generate_pkcs8(&ring::rand::SystemRandom::new()).unwrap();
+        let key = Ed25519KeyPair::from_pkcs8(key.as_ref()).unwrap();
+        let jwks = json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "k", "x": encode(key.public_key())}]});
+        let settings = settings::Gateway {
+            workspace: "permits".into(),
+            listen: free_address(),
+            health_listen: free_address(),
+            nats: nats("gateway"),
+            issuers: vec![settings::Issuer { issuer: ISSUER.into(), jwks }],
+            access: vec![access(CLERK)],
+            limits: rhizon_kernel::Limits::default(),
+            agents: vec!["permits".into()],
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("settings.json");
+        std::fs::write(&path, serde_json::to_vec(&settings).unwrap()).unwrap();
+        let (stop, stopped) = watch::channel(false);
+        let running = tokio::spawn(gateway::cluster::run(path.clone(), stopped));
+        let client = Client::builder(TokioExecutor::new()).build_http();
+        let world = Self { broker, operator, key, settings, path, client, stop, running, _folder: folder };
+        let stream = json!({
+            "name": "EVENTS", "subjects": ["ev.>", "to.>"], "storage": "file", "retention": "limits", "discard": "new",
+            "max_bytes": max_bytes, "num_replicas": 1, "allow_atomic": true, "duplicate_window": 120_000_000_000_u64,
+        });
+        world.ask("$JS.API.STREAM.CREATE.EVENTS", &stream).await;
+        world.until("ready", async || world.health("/readyz").await == 200).await;
+        world
+    }
+
+    async fn ask(&self, subject: &str, request: &Value) -> Value {
+        let answer = self.operator.request("ask", subject.to_owned(), request.to_string().into()).await.unwrap();
+        serde_json::from_slice(&answer).unwrap()
+    }
+
+    async fn stored(&self) -> u64 {
+        self.ask("$JS.API.STREAM.INFO.EVENTS", &json!({})).await["state"]["messages"].as_u64().unwrap()
+    }
+
+    fn token(&self, subject: &str, audience: &str) -> String {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        let claims = json!({"iss": ISSUER, "sub": subject, "aud": [audience], "exp": now + 600});
+        let text = format!("{}.{}", encode(r#"{"alg":"EdDSA","kid":"k"}"#), encode(claims.to_string()));
+        format!("{text}.{}", encode(self.key.sign(text.as_bytes())))
+    }
+
+    async fn call(&self, address: &str, token: Option<&str>, body: Option<String>, path: &str) -> (u16, Value) {
+        let method = if body.is_some() { "POST" } else { "GET" };
+        let mut request = http::Request::builder().method(method).uri(format!("http://{address}{path}"));
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        let request = request.header("content-type", BATCHED).body(Full::from(body.unwrap_or_default())).unwrap();
+        // Not there yet is an answer too: it has no status.
+        let Ok(answer) = self.client.request(request).await else { return (0, Value::Null) };
+        let status = answer.status().as_u16();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&body).unwrap_or_default())
+    }
+
+    async fn health(&self, path: &str) -> u16 {
+        self.call(&self.settings.health_listen, None, None, path).await.0
+    }
+
+    async fn post(&self, token: &str, body: String) -> (u16, Value) {
+        self.call(&self.settings.listen, Some(token), Some(body), "/v1/events").await
+    }
+
+    async fn until(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !holds().await {
+            assert!(Instant::now() < deadline, "not {what} after 30 s");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn end(self) {
+        self.stop.send_replace(true);
+        self.running.await.unwrap().unwrap();
+    }
+}
+
+fn events(ids: std::ops::Range<usize>) -> String {
+    let event = |id| {
+        let data = "x".repeat(100);
+        json!({"specversion": "1.0", "id": format!("{id}"), "source": "/logs/a", "type": "cmd.permit.record", "subject": "case-1", "data": data})
+    };
+    Value::from(ids.map(event).collect::<Vec<_>>()).to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_proven_callers_publish_and_each_event_once() {
+    let world = World::start(1 << 30).await;
+    let token = world.token(CLERK, "rhizon/permits");
+    assert_eq!(world.call(&world.settings.listen, None, Some(events(0..1)), "/v1/events").await.0, 401);
+    assert_eq!(world.post(&world.token(CLERK, "rhizon/other"), events(0..1)).await.0, 401);
+    assert_eq!(world.post(&world.token("somebody", "rhizon/permits"), events(0..1)).await.0, 403);
+    assert_eq!(world.stored().await, 0);
+
+    assert_eq!(world.post(&token, events(0..300)).await, (202, json!({"accepted": 300})));
+    assert_eq!(world.stored().await, 300);
+    // Again, and again with news among it.
+    assert_eq!(world.post(&token, events(0..300)).await.0, 202);
+    assert_eq!(world.post(&token, events(200..400)).await.0, 202);
+    assert_eq!(world.stored().await, 400);
+    assert_eq!(world.call(&world.settings.listen, Some(&token), None, "/v1/agents/permits").await.0, 503);
+    assert_eq!(world.call(&world.settings.listen, Some(&token), None, "/v1/agents/unknown").await.0, 404);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn changed_settings_count_without_a_restart() {
+    let world = World::start(1 << 30).await;
+    let token = world.token("somebody", "rhizon/permits");
+    assert_eq!(world.post(&token, events(0..1)).await.0, 403);
+    let settings = settings::Gateway { access: vec![access("somebody")], ..world.settings.clone() };
+    std::fs::write(&world.path, serde_json::to_vec(&settings).unwrap()).unwrap();
+    world.until("granted", async || world.post(&token, events(0..1)).await.0 == 202).await;
+    assert_eq!(world.post(&world.token(CLERK, "rhizon/permits"), events(0..1)).await.0, 403);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_is_away_is_503_until_it_is_back() {
+    let mut world = World::start(1 << 30).await;
+    let token = world.token(CLERK, "rhizon/permits");
+    assert_eq!(world.post(&token, events(0..10)).await.0, 202);
+    world.broker.kill();
+    let (status, problem) = world.post(&token, events(10..20)).await;
+    assert_eq!((status, &problem["code"]), (503, &json!("broker_away")));
+    world.until("not ready", async || world.health("/readyz").await == 503).await;
+    assert_eq!(world.health("/healthz").await, 200);
+    world.broker.restart();
+    world.until("accepted", async || world.post(&token, events(10..20)).await.0 == 202).await;
+    assert_eq!(world.stored().await, 20);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nearly_full_stream_keeps_its_rest_for_agents() {
+    let world = World::start(100_000).await;
+    let token = world.token(CLERK, "rhizon/permits");
+    let mut sent = 0;
+    let mut problem = Value::Null;
+    world
+        .until("full", async || {
+            let (status, answer) = world.post(&token, events(sent..sent + 10)).await;
+            sent += 10;
+            problem = answer;
+            status == 429
+        })
+        .await;
+    assert_eq!(problem["code"], "workspace_full");
+    world.end().await;
+}

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use rhizon_api::settings::{self, parse_types};
 use rhizon_api::{GROUP, RhizonAgent, RhizonAgentSpec, RhizonWorkspace, labels};
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use crate::failure::Failure;
 
@@ -101,9 +101,32 @@ fn parse(text: &str) -> Result<Vec<Object>, String> {
     Ok(objects)
 }
 
-fn read_object<T: DeserializeOwned>(value: Value) -> Result<Box<T>, String> {
+fn read_object<T: DeserializeOwned + Serialize>(value: Value) -> Result<Box<T>, String> {
     let name = value["metadata"]["name"].as_str().unwrap_or("an object without name").to_owned();
-    serde_json::from_value(value).map(Box::new).map_err(|error| format!("{name}: {error}"))
+    let object: T = T::deserialize(&value).map_err(|error| format!("{name}: {error}"))?;
+    let understood = serde_json::to_value(&object).map_err(|error| format!("{name}: {error}"))?;
+    match unknown_field(&value["spec"], &understood["spec"]) {
+        Some(path) => Err(format!("{name}: the field spec{path} is not known")),
+        None => Ok(Box::new(object)),
+    }
+}
+
+/// The first field that was given and not understood: an API server would refuse it too.
+fn unknown_field(given: &Value, understood: &Value) -> Option<String> {
+    match (given, understood) {
+        (Value::Object(given), _) => given.iter().find_map(|(name, value)| match understood.get(name) {
+            Some(known) => unknown_field(value, known).map(|rest| format!(".{name}{rest}")),
+            // What is empty may have been left out again.
+            None if value.is_null() || *value == json!([]) || *value == json!({}) => None,
+            None => Some(format!(".{name}")),
+        }),
+        (Value::Array(given), Value::Array(understood)) => given
+            .iter()
+            .zip(understood)
+            .enumerate()
+            .find_map(|(index, (given, known))| unknown_field(given, known).map(|rest| format!("[{index}]{rest}"))),
+        _ => None,
+    }
 }
 
 fn build(dir: &Path, objects: Vec<Object>) -> Result<Manifest, Failure> {
@@ -190,6 +213,8 @@ mod tests {
             error(&format!("{workspace}{}", agent.replace("NS", "w"))).contains("rhizon.dev/dev-command is missing")
         );
         assert!(error(&workspace.replace("RhizonWorkspace", "RhizonThing")).contains("'RhizonThing' is not known"));
+        let misspelt = workspace.replace("spec: {}", "spec: {gateway: {access: [{subject: s, reads: true}]}}");
+        assert!(error(&misspelt).contains("w: the field spec.gateway.access[0].reads is not known"));
         assert!(error(&format!("{workspace}---\n{workspace}")).contains("has 2 RhizonWorkspaces"));
     }
 }

@@ -93,17 +93,17 @@ fn parse(text: &str) -> Result<Vec<Object>, String> {
         }
         let kind = value["kind"].as_str().unwrap_or_default().to_owned();
         objects.push(match kind.as_str() {
-            "RhizonWorkspace" => Object::Workspace(read_object(value)?),
-            "RhizonAgent" => Object::Agent(read_object(value)?),
+            "RhizonWorkspace" => Object::Workspace(read_object(&value)?),
+            "RhizonAgent" => Object::Agent(read_object(&value)?),
             _ => return Err(format!("the kind '{kind}' is not known")),
         });
     }
     Ok(objects)
 }
 
-fn read_object<T: DeserializeOwned + Serialize>(value: Value) -> Result<Box<T>, String> {
+fn read_object<T: DeserializeOwned + Serialize>(value: &Value) -> Result<Box<T>, String> {
     let name = value["metadata"]["name"].as_str().unwrap_or("an object without name").to_owned();
-    let object: T = T::deserialize(&value).map_err(|error| format!("{name}: {error}"))?;
+    let object: T = T::deserialize(value).map_err(|error| format!("{name}: {error}"))?;
     let understood = serde_json::to_value(&object).map_err(|error| format!("{name}: {error}"))?;
     match unknown_field(&value["spec"], &understood["spec"]) {
         Some(path) => Err(format!("{name}: the field spec{path} is not known")),

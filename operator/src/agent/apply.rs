@@ -38,6 +38,7 @@ pub async fn apply(
             progress,
             stateful_set: None,
             pods: Vec::new(),
+            complaint: None,
             refusals: Vec::new(),
         })));
     };
@@ -62,6 +63,7 @@ pub async fn apply(
         progress,
         stateful_set: Some(live),
         pods: inputs.pods.clone(),
+        complaint: inputs.complaint.clone(),
         refusals: inputs.refusals.clone(),
     })))
 }

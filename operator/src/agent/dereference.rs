@@ -1,6 +1,6 @@
 //! Everything that an agent's reconcile reads.
 
-use super::Error;
+use super::{Error, sidecar};
 use crate::{
     cluster::{self, found},
     context::Context,
@@ -24,6 +24,8 @@ pub struct Inputs {
     /// Secrets that the container names: `None` for a missing one, else whether agents may read it.
     pub secrets: BTreeMap<String, Option<bool>>,
     pub pods: Vec<Pod>,
+    /// What a sidecar that is not ready says about it.
+    pub complaint: Option<String>,
     pub stateful_set: Option<StatefulSet>,
     /// Why no pod could be made, newest last; read only when there is none.
     pub refusals: Vec<String>,
@@ -53,6 +55,7 @@ pub async fn dereference(agent: &RhizonAgent, context: &Context) -> Result<Input
         keys,
         credentials: reader.get(&object).await?,
         secrets: reader.secrets(agent).await?,
+        complaint: sidecar::complaint(&pods).await,
         pods,
         stateful_set,
         refusals,

@@ -5,6 +5,7 @@ pub mod build;
 pub mod cleanup;
 pub mod dereference;
 pub mod pods;
+pub mod sidecar;
 pub mod status;
 pub mod validate;
 
@@ -75,6 +76,7 @@ async fn finish(agent: &RhizonAgent, api: &Api<RhizonAgent>, context: &Context) 
     }
     cleanup::cleanup(&agent.metadata, context).await?;
     finalizer::remove(api, &agent.metadata).await.map_err(Error::Cluster)?;
+    context.backoff.succeeded(agent.metadata.uid.as_deref().unwrap_or_default());
     Ok(Action::await_change())
 }
 

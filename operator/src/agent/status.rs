@@ -25,6 +25,8 @@ pub struct Applied {
     /// The StatefulSet as the server has it; none while the agent has no first position.
     pub stateful_set: Option<DynamicObject>,
     pub pods: Vec<Pod>,
+    /// What a sidecar that is not ready says about it.
+    pub complaint: Option<String>,
     /// Why no pod could be made, newest last.
     pub refusals: Vec<String>,
 }
@@ -86,14 +88,14 @@ fn shorten(message: &str) -> String {
 }
 
 fn findings(mode: OperatingMode, applied: &Applied) -> Vec<Finding> {
-    let Applied { progress, stateful_set, pods, refusals } = applied;
+    let Applied { progress, stateful_set, .. } = applied;
     let rest = [
         Finding::new(conditions::VALID, true, "Valid", "the spec makes sense"),
         match progress {
             Ok(_) => Finding::new(conditions::MESSAGING_READY, true, "Applied", "consumer and credentials are set up"),
             Err(error) => Finding::new(conditions::MESSAGING_READY, false, error.reason(), advise(error)),
         },
-        workload(mode, stateful_set.as_ref(), pods, refusals),
+        workload(mode, stateful_set.as_ref(), applied),
     ];
     let ready = match rest.iter().find(|finding| !finding.is_true()) {
         Some(cause) => Finding::new(conditions::READY, false, &cause.reason, cause.message.clone()),
@@ -107,7 +109,8 @@ fn findings(mode: OperatingMode, applied: &Applied) -> Vec<Finding> {
     std::iter::once(ready).chain(rest).collect()
 }
 
-fn workload(mode: OperatingMode, set: Option<&DynamicObject>, pods: &[Pod], refusals: &[String]) -> Finding {
+fn workload(mode: OperatingMode, set: Option<&DynamicObject>, applied: &Applied) -> Finding {
+    let Applied { progress: _, stateful_set: _, pods, complaint, refusals } = applied;
     let finding =
         |status, reason: &str, message: String| Finding::new(conditions::WORKLOAD_READY, status, reason, message);
     let Some(set) = set else {
@@ -128,6 +131,9 @@ fn workload(mode: OperatingMode, set: Option<&DynamicObject>, pods: &[Pod], refu
         let reason = if refusal.contains("exceeded quota") { "QuotaExceeded" } else { "PodRefused" };
         return finding(false, reason, format!("no pod can be made: {refusal}"));
     }
+    if let Some(complaint) = complaint {
+        return finding(false, "SidecarNotReady", format!("the sidecar is not ready: {complaint}"));
+    }
     finding(false, "Starting", format!("{ready} of {wanted} pods are ready"))
 }
 
@@ -146,12 +152,13 @@ mod tests {
         .unwrap()
     }
 
-    fn applied(pods: Vec<Pod>, refusals: &[&str]) -> Outcome {
+    fn applied(pods: Vec<Pod>, complaint: Option<&str>, refusals: &[&str]) -> Outcome {
         let set = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {}, "spec": {"replicas": 1}});
         Outcome::Applied(Box::new(Applied {
             progress: Ok(Progress { first_sequence: 3, lag: 0 }),
             stateful_set: Some(serde_json::from_value(set).unwrap()),
             pods,
+            complaint: complaint.map(str::to_owned),
             refusals: refusals.iter().map(|text| (*text).to_owned()).collect(),
         }))
     }
@@ -167,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_running_agent_is_ready_and_has_no_error() {
-        let status = compute(&agent("Running"), &applied(vec![ready_pod()], &[]), Timestamp::UNIX_EPOCH);
+        let status = compute(&agent("Running"), &applied(vec![ready_pod()], None, &[]), Timestamp::UNIX_EPOCH);
         assert_eq!(ready(&status), ("True", "Running"));
         assert_eq!((status.lag, status.last_error, status.first_sequence), (Some(0), None, Some(3)));
     }
@@ -175,9 +182,17 @@ mod tests {
     #[test]
     fn a_quota_that_is_too_small_is_said() {
         let refusal = "exceeded quota: rhizon";
-        let status = compute(&agent("Running"), &applied(Vec::new(), &[refusal]), Timestamp::UNIX_EPOCH);
+        let status = compute(&agent("Running"), &applied(Vec::new(), None, &[refusal]), Timestamp::UNIX_EPOCH);
         assert_eq!(ready(&status), ("False", "QuotaExceeded"));
         assert_eq!(status.last_error.unwrap(), format!("no pod can be made: {refusal}"));
+    }
+
+    #[test]
+    fn a_sidecar_that_is_not_ready_is_quoted() {
+        let outcome = applied(vec![Pod::default()], Some("the store is behind the stream"), &[]);
+        let status = compute(&agent("Running"), &outcome, Timestamp::UNIX_EPOCH);
+        assert_eq!(ready(&status), ("False", "SidecarNotReady"));
+        assert_eq!(status.last_error.unwrap(), "the sidecar is not ready: the store is behind the stream");
     }
 
     #[test]
@@ -190,7 +205,7 @@ mod tests {
 
     #[test]
     fn suspended_is_not_ready_and_no_error() {
-        let status = compute(&agent("Suspended"), &applied(Vec::new(), &[]), Timestamp::UNIX_EPOCH);
+        let status = compute(&agent("Suspended"), &applied(Vec::new(), None, &[]), Timestamp::UNIX_EPOCH);
         assert_eq!(ready(&status), ("False", "Suspended"));
         assert_eq!(status.last_error, None);
     }

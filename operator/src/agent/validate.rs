@@ -150,6 +150,7 @@ mod tests {
             credentials: None,
             secrets: BTreeMap::new(),
             pods: Vec::new(),
+            complaint: None,
             stateful_set: None,
             refusals: Vec::new(),
             has_store: false,

@@ -42,8 +42,10 @@ impl Installation {
     }
 
     pub fn from_seeds(seeds: &Seeds) -> Result<Self, Error> {
+        // With somebody else's broker its identity stays with them; a signing key is all that is needed.
+        let identity = if seeds.contains_key(OPERATOR) { OPERATOR } else { OPERATOR_SIGNING };
         Ok(Self {
-            operator: read(seeds, OPERATOR, &KeyPairType::Operator)?,
+            operator: read(seeds, identity, &KeyPairType::Operator)?,
             operator_signing: read(seeds, OPERATOR_SIGNING, &KeyPairType::Operator)?,
             system: read(seeds, SYSTEM, &KeyPairType::Account)?,
         })

@@ -34,8 +34,10 @@ pub enum Plan {
 
 /// The streams of a workspace.
 pub fn build(messaging: &Messaging) -> Vec<Stream> {
-    let events = config(messaging, "EVENTS", &["ev.>", "to.>"], messaging.max_bytes.as_bytes());
-    let dead = config(messaging, "DEAD", &["dead.>"], dead_bytes(messaging));
+    // A full event stream refuses; it never drops what an agent has yet to see.
+    let events = config(messaging, "EVENTS", &["ev.>", "to.>"], messaging.max_bytes.as_bytes(), "new");
+    // Journals keep every dead letter; its copy here must not hold up an agent.
+    let dead = config(messaging, "DEAD", &["dead.>"], dead_bytes(messaging), "old");
     vec![Stream { name: "EVENTS", config: events }, Stream { name: "DEAD", config: dead }]
 }
 
@@ -51,14 +53,13 @@ fn dead_bytes(messaging: &Messaging) -> u64 {
     (messaging.max_bytes.as_bytes() / DEAD_SHARE).max(DEAD_MIN_BYTES)
 }
 
-fn config(messaging: &Messaging, name: &str, subjects: &[&str], max_bytes: u64) -> Value {
+fn config(messaging: &Messaging, name: &str, subjects: &[&str], max_bytes: u64, discard: &str) -> Value {
     json!({
         "name": name,
         "subjects": subjects,
         "retention": "limits",
         "storage": "file",
-        // A full stream refuses; it never drops what an agent has yet to see.
-        "discard": "new",
+        "discard": discard,
         "max_bytes": max_bytes,
         "max_age": 0,
         "max_msgs": -1,

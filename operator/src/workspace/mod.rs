@@ -68,6 +68,7 @@ async fn finish(workspace: &RhizonWorkspace, api: &Api<RhizonWorkspace>, context
         cleanup::Progress::Waiting => Ok(Action::requeue(Duration::from_secs(2))),
         cleanup::Progress::Done => {
             finalizer::remove(api, &workspace.metadata).await.map_err(Error::Cluster)?;
+            context.backoff.succeeded(workspace.metadata.uid.as_deref().unwrap_or_default());
             Ok(Action::await_change())
         }
     }

@@ -28,7 +28,9 @@ pub(crate) fn demo(events: Option<PathBuf>, expect: Option<PathBuf>) -> Result<(
 
     let cluster = cluster::up()?;
     images::build_and_load(&cluster, &[])?;
-    ui::step("command-line client", build_client)?;
+    if cluster.kind {
+        images::build_binaries()?;
+    }
     let result = run(&cluster, &events, &workload, expected.as_ref());
     if result.is_err() {
         cluster::diagnose(&cluster);
@@ -56,11 +58,6 @@ fn run(cluster: &Cluster, events: &Path, workload: &Workload, expected: Option<&
 
 fn absolute(path: &Path) -> Result<PathBuf> {
     fs::canonicalize(path).with_context(|| format!("cannot find {}", path.display()))
-}
-
-fn build_client() -> Result<()> {
-    let args = ["build", "--release", "--quiet", "--package", "rhizon"];
-    exec::stream(exec::command("cargo", args).current_dir(dirs::repository()))
 }
 
 fn install(cluster: &Cluster) -> Result<()> {

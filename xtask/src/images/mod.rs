@@ -49,20 +49,22 @@ pub(crate) fn build_and_load(cluster: &Cluster, parts: &[String]) -> Result<()> 
     if cluster.kind {
         return ui::step("images, built by Docker", || docker::build_and_load(&wanted, &version()?));
     }
-    ui::step("release binaries", || {
-        let crates = CRATES.iter().filter(|(part, _)| wanted.contains(part)).flat_map(|(_, name)| ["-p", name]);
-        let crates: Vec<&str> = crates.collect();
-        if crates.is_empty() {
-            return Ok(());
-        }
-        exec::stream(
-            exec::command("cargo", ["build", "--release", "--quiet"]).args(crates).current_dir(dirs::repository()),
-        )
-    })?;
+    if CRATES.iter().any(|(part, _)| wanted.contains(part)) {
+        build_binaries()?;
+    }
     ui::step("images", || {
         let images = wanted.iter().map(|part| build_image(part)).collect::<Result<Vec<_>>>()?;
         let loaded = load::load(cluster, &images)?;
         load::restart_pods(cluster, &loaded)
+    })
+}
+
+/// All in one call of cargo, the client too: with other packages chosen, cargo chooses other features and builds everything anew.
+pub(crate) fn build_binaries() -> Result<()> {
+    ui::step("release binaries", || {
+        let crates = CRATES.iter().map(|(_, name)| *name).chain(["rhizon"]).flat_map(|name| ["--package", name]);
+        let mut cargo = exec::command("cargo", ["build", "--release", "--quiet"]);
+        exec::stream(cargo.args(crates).current_dir(dirs::repository()))
     })
 }
 

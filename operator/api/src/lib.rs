@@ -4,6 +4,7 @@
 
 pub mod agent;
 pub mod conditions;
+pub mod container;
 pub mod settings;
 pub mod units;
 pub mod workspace;

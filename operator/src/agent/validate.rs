@@ -4,11 +4,7 @@ use super::dereference::Inputs;
 use crate::{cluster::drift::quantity, nats::keys, workspace::validate::Problem};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use rhizon_api::{
-    RhizonAgent, RhizonWorkspace,
-    agent::{Container, OperatingMode},
-    conditions,
-    settings::Sidecar,
-    workspace,
+    RhizonAgent, RhizonWorkspace, agent::OperatingMode, conditions, container::Container, settings::Sidecar, workspace,
 };
 use std::collections::BTreeMap;
 

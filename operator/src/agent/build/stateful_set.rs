@@ -6,7 +6,8 @@
 use super::{Frame, digest};
 use crate::{cluster::Manifest, pod, settings::Settings};
 use rhizon_api::{
-    agent::{Container, EnvVar, OperatingMode, Probe, Resources, StoreKind},
+    agent::{OperatingMode, StoreKind},
+    container::{Container, EnvVar, Probe, Resources},
     labels,
     settings::paths,
 };

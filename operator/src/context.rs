@@ -10,7 +10,7 @@ use rhizon_api::{RhizonAgent, RhizonWorkspace};
 use std::{
     collections::HashMap,
     sync::{Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 pub type Workspace = DeserializeGuard<RhizonWorkspace>;
@@ -24,6 +24,7 @@ pub struct Context {
     pub metrics: Metrics,
     pub jwks: jwks::Cache,
     pub backoff: Backoff,
+    pub pace: Pace,
     pub workspaces: Store<Workspace>,
 }
 
@@ -70,9 +71,42 @@ impl Backoff {
     }
 }
 
+/// How often a number that changes all the time is written: the write itself brings the next look.
+#[derive(Default)]
+pub struct Pace {
+    written: Mutex<HashMap<String, Instant>>,
+}
+
+impl Pace {
+    pub const INTERVAL: Duration = Duration::from_secs(5);
+
+    /// Whether it may be written now; if so, it counts as written.
+    pub fn take(&self, key: &str, now: Instant) -> bool {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = written.get(key).is_none_or(|last| now.duration_since(*last) >= Self::INTERVAL);
+        if is_due {
+            written.insert(key.to_owned(), now);
+        }
+        is_due
+    }
+
+    pub fn forget(&self, key: &str) {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_number_is_written_once_in_an_interval() {
+        let (pace, start) = (Pace::default(), Instant::now());
+        assert!(pace.take("a", start));
+        assert!(!pace.take("a", start + Duration::from_secs(4)));
+        assert!(pace.take("b", start));
+        assert!(pace.take("a", start + Pace::INTERVAL));
+    }
 
     #[test]
     fn pauses_double_up_to_a_minute_and_begin_anew_after_a_success() {

@@ -3,7 +3,7 @@
 
 use crate::{
     agent,
-    context::{Agent, Backoff, Context, Workspace},
+    context::{Agent, Backoff, Context, Pace, Workspace},
     jwks,
     metrics::Metrics,
     nats::pool::Pool,
@@ -52,6 +52,7 @@ pub async fn run(client: Client, settings: Settings, pool: Pool, metrics: Metric
         metrics,
         jwks: jwks::Cache::default(),
         backoff: Backoff::default(),
+        pace: Pace::default(),
         workspaces: workspace_store.clone(),
     });
     let workspaces = watch_for_workspaces(workspaces, &client, workspace_store.clone())

@@ -18,7 +18,7 @@ use kube::{
 };
 use rhizon_operator::{
     agent, context,
-    context::{Backoff, Context},
+    context::{Backoff, Context, Pace},
     jwks,
     metrics::Metrics,
     settings::Settings,
@@ -125,6 +125,7 @@ fn context(client: Client, broker: &Broker, workspaces: reflector::Store<context
         metrics: Metrics::default(),
         jwks: jwks::Cache::default(),
         backoff: Backoff::default(),
+        pace: Pace::default(),
         workspaces,
     }
 }

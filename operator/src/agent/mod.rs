@@ -11,7 +11,7 @@ pub mod validate;
 
 use crate::{
     cluster::{self, finalizer},
-    context::{Agent, Context},
+    context::{Agent, Context, Pace},
     nats,
 };
 use k8s_openapi::jiff::Timestamp;
@@ -21,7 +21,10 @@ use kube::{
     runtime::controller::Action,
 };
 use rhizon_api::RhizonAgent;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 /// A healthy agent is looked at this often without a reason: how far it is, and whether its credentials are due.
 const CALM: Duration = Duration::from_secs(30);
@@ -66,8 +69,8 @@ pub async fn reconcile(guard: Arc<Agent>, context: Arc<Context>) -> Result<Actio
             result => result?,
         },
     };
-    update_status(agent, &api, &outcome, &context).await?;
-    Ok(requeue(agent, &outcome, &context))
+    let later = update_status(agent, &api, &outcome, &context).await?;
+    Ok(requeue(agent, &outcome, later, &context))
 }
 
 async fn finish(agent: &RhizonAgent, api: &Api<RhizonAgent>, context: &Context) -> Result<Action, Error> {
@@ -76,7 +79,9 @@ async fn finish(agent: &RhizonAgent, api: &Api<RhizonAgent>, context: &Context) 
     }
     cleanup::cleanup(&agent.metadata, context).await?;
     finalizer::remove(api, &agent.metadata).await.map_err(Error::Cluster)?;
-    context.backoff.succeeded(agent.metadata.uid.as_deref().unwrap_or_default());
+    let uid = agent.metadata.uid.as_deref().unwrap_or_default();
+    context.backoff.succeeded(uid);
+    context.pace.forget(uid);
     Ok(Action::await_change())
 }
 
@@ -92,26 +97,33 @@ async fn unreadable(invalid: &InvalidObject, context: &Context) -> Result<Action
     Ok(Action::await_change())
 }
 
+/// Writes the status, and returns when to look again for a number that was left out.
 async fn update_status(
     agent: &RhizonAgent,
     api: &Api<RhizonAgent>,
     outcome: &status::Outcome,
     context: &Context,
-) -> Result<(), Error> {
+) -> Result<Option<Duration>, Error> {
     let before = agent.status.clone().unwrap_or_default();
-    let after = status::compute(agent, outcome, Timestamp::now());
+    let mut after = status::compute(agent, outcome, Timestamp::now());
+    let mut later = None;
+    let uid = agent.metadata.uid.as_deref().unwrap_or_default();
+    if after.lag != before.lag && !context.pace.take(uid, Instant::now()) {
+        after.lag = before.lag;
+        later = Some(Pace::INTERVAL);
+    }
     if cluster::status::patch(api, agent, &before, &after).await.map_err(Error::Cluster)? {
         let reference = agent.object_ref(&());
         cluster::status::tell(&context.recorder, &reference, &before.conditions, &after.conditions).await;
     }
-    Ok(())
+    Ok(later)
 }
 
-fn requeue(agent: &RhizonAgent, outcome: &status::Outcome, context: &Context) -> Action {
-    let key = agent.metadata.uid.clone().unwrap_or_default();
+fn requeue(agent: &RhizonAgent, outcome: &status::Outcome, later: Option<Duration>, context: &Context) -> Action {
+    let key = agent.metadata.uid.as_deref().unwrap_or_default();
     if outcome.needs_retry() {
-        return Action::requeue(context.backoff.failed(&key));
+        return Action::requeue(context.backoff.failed(key));
     }
-    context.backoff.succeeded(&key);
-    Action::requeue(CALM)
+    context.backoff.succeeded(key);
+    Action::requeue(later.unwrap_or(CALM))
 }

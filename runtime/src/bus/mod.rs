@@ -20,7 +20,7 @@ pub struct Message {
 }
 
 /// A message to publish. `key` names it: published twice within the broker's window, it is stored once.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outgoing {
     pub subject: String,
     pub key: Hash,

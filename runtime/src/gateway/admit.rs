@@ -13,7 +13,7 @@ use rhizon_kernel::{Envelope, Limits};
 use super::access::{AccessError, Rights};
 use super::auth::Identity;
 use super::problem::Problem;
-use super::publish::Outgoing;
+use crate::bus::Outgoing;
 use crate::telemetry::TraceContext;
 
 /// How far a caller's clock may be ahead.

@@ -19,12 +19,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Ack, Gateway, Metrics, Outgoing, Policy, PublishError, Publisher, Question, ReadError, Reader, Reply, Usage, Verb,
-    policy,
+    Gateway, Metrics, Policy, PublishError, Publisher, Question, ReadError, Reader, Reply, Usage, Verb, policy,
 };
 use crate::bus::jetstream::JetStreamPublisher;
 use crate::bus::nats::Connection;
-use crate::bus::{self, BusError, Publisher as _};
+use crate::bus::{Ack, Outgoing, Publisher as _};
 use crate::reads;
 use crate::sidecar::NEXT;
 use crate::telemetry::Traces;
@@ -125,32 +124,18 @@ impl Broker {
 
 impl Publisher for Broker {
     fn publish(&self, messages: Vec<Outgoing>) -> BoxFuture<'_, Result<Vec<Ack>, PublishError>> {
-        Box::pin(async move {
-            let messages =
-                messages.into_iter().map(|Outgoing { subject, key, payload }| bus::Outgoing { subject, key, payload });
-            let acks = self.publisher.publish(messages.collect()).await.map_err(publish_error)?;
-            Ok(acks.into_iter().map(|bus::Ack { stream, duplicate }| Ack { sequence: stream, duplicate }).collect())
-        })
+        Box::pin(async move { Ok(self.publisher.publish(messages).await?) })
     }
 
     fn usage(&self) -> BoxFuture<'_, Result<Usage, PublishError>> {
         Box::pin(async move {
-            let answer = self.connection.request("look at the stream", STREAM_INFO.to_owned(), Bytes::new()).await;
-            let answer = answer.map_err(publish_error)?;
+            let answer = self.connection.request("look at the stream", STREAM_INFO.to_owned(), Bytes::new()).await?;
             let info: StreamInfo =
                 serde_json::from_slice(&answer).map_err(|e| PublishError::Unavailable(e.to_string()))?;
             let missing = || PublishError::Unavailable("the workspace has no stream yet".to_owned());
             let (config, state) = info.config.zip(info.state).ok_or_else(missing)?;
             Ok(Usage { bytes: state.bytes, limit_bytes: u64::try_from(config.max_bytes).unwrap_or(0) })
         })
-    }
-}
-
-fn publish_error(error: BusError) -> PublishError {
-    match error {
-        BusError::Full(detail) => PublishError::Full(detail),
-        BusError::Refused { code, detail, .. } => PublishError::Refused(format!("{detail} ({code})")),
-        other => PublishError::Unavailable(other.to_string()),
     }
 }
 

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
-use super::{Ack, Outgoing, PublishError, Publisher, Question, ReadError, Reader, Reply, Usage, Verb};
+use super::{PublishError, Publisher, Question, ReadError, Reader, Reply, Usage, Verb};
 use crate::bus::local::LocalStream;
-use crate::bus::{self, Publisher as _};
+use crate::bus::{Ack, Outgoing, Publisher as _};
 use crate::driver::Report;
 use crate::reads;
 use crate::store::EventStore;
@@ -17,13 +17,7 @@ pub struct Stream(pub LocalStream);
 
 impl Publisher for Stream {
     fn publish(&self, messages: Vec<Outgoing>) -> BoxFuture<'_, Result<Vec<Ack>, PublishError>> {
-        let messages =
-            messages.into_iter().map(|Outgoing { subject, key, payload }| bus::Outgoing { subject, key, payload });
-        let messages = messages.collect();
-        Box::pin(async move {
-            let acks = self.0.publish(messages).await.map_err(|error| PublishError::Unavailable(error.to_string()))?;
-            Ok(acks.into_iter().map(|bus::Ack { stream, duplicate }| Ack { sequence: stream, duplicate }).collect())
-        })
+        Box::pin(async move { Ok(self.0.publish(messages).await?) })
     }
 
     fn usage(&self) -> BoxFuture<'_, Result<Usage, PublishError>> {

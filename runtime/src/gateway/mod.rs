@@ -43,7 +43,7 @@ use crate::telemetry::Tracer;
 
 pub use self::metrics::Metrics;
 pub use self::policy::Policy;
-pub use self::publish::{Ack, Outgoing, PublishError, Publisher, Usage};
+pub use self::publish::{PublishError, Publisher, Usage};
 pub use self::reader::{After, Question, ReadError, Reader, Reply, Verb};
 use problem::Problem;
 use publish::Queue;

@@ -13,32 +13,16 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures::future::BoxFuture;
-use rhizon_kernel::chain::Hash;
 use tokio::sync::{mpsc, oneshot};
+
+use crate::bus::{Ack, BusError, Outgoing};
 
 /// Most messages of one publish, unless a single request has more.
 const GATHER_MESSAGES: usize = 1000;
 
 /// Requests that may wait for the publish that is under way.
 const QUEUE_REQUESTS: usize = 256;
-
-/// One message for the stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outgoing {
-    pub subject: String,
-    /// Identity of the event: the stream stores a message with the same key once within its window.
-    pub key: Hash,
-    pub payload: Bytes,
-}
-
-/// The broker has stored the message, or had it already.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ack {
-    pub sequence: u64,
-    pub duplicate: bool,
-}
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
@@ -51,6 +35,16 @@ pub enum PublishError {
     /// Whether something was stored is unknown. Publishing the same messages again is safe.
     #[error("the broker does not answer: {0}")]
     Unavailable(String),
+}
+
+impl From<BusError> for PublishError {
+    fn from(error: BusError) -> Self {
+        match error {
+            BusError::Full(detail) => Self::Full(detail),
+            BusError::Refused { code, detail, .. } => Self::Refused(format!("{detail} ({code})")),
+            other => Self::Unavailable(other.to_string()),
+        }
+    }
 }
 
 /// Port to the stream: JetStream in a cluster, the local bus in `rhizon dev`.
@@ -145,6 +139,8 @@ fn answer(waiting: Waiting, result: Result<Vec<Ack>, PublishError>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bytes::Bytes;
+    use rhizon_kernel::chain::Hash;
     use std::sync::Mutex;
     use tokio::sync::Semaphore;
 
@@ -162,7 +158,7 @@ mod tests {
                 self.permits.acquire().await.unwrap().forget();
                 let subjects: Vec<String> = messages.into_iter().map(|message| message.subject).collect();
                 let refused = subjects.iter().any(|subject| subject == "bad");
-                let acks = (1..=subjects.len() as u64).map(|sequence| Ack { sequence, duplicate: false }).collect();
+                let acks = (1..=subjects.len() as u64).map(|stream| Ack { stream, duplicate: false }).collect();
                 self.calls.lock().unwrap().push(subjects);
                 if refused { Err(PublishError::Refused("bad".into())) } else { Ok(acks) }
             })
@@ -212,7 +208,7 @@ mod tests {
         let (results, calls) = run(&["a"], &[&["b", "c"], &["d"]]).await;
         assert_eq!(calls, [vec!["a"], vec!["b", "c", "d"]]);
         let sequences: Vec<Vec<u64>> =
-            results.into_iter().map(|acks| acks.unwrap().iter().map(|ack| ack.sequence).collect()).collect();
+            results.into_iter().map(|acks| acks.unwrap().iter().map(|ack| ack.stream).collect()).collect();
         assert_eq!(sequences, [vec![1], vec![1, 2], vec![3]]);
     }
 

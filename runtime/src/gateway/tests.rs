@@ -11,6 +11,7 @@ use rhizon_api::settings::Access;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::bus::{Ack, Outgoing};
 
 const EVENT: &str =
     r#"{"specversion":"1.0","id":"1","source":"/logs/a","type":"cmd.permit.record","subject":"case-1"}"#;
@@ -26,7 +27,7 @@ impl Publisher for Stream {
     fn publish(&self, messages: Vec<Outgoing>) -> BoxFuture<'_, Result<Vec<Ack>, PublishError>> {
         let result = match self.error.lock().unwrap().clone() {
             Some(error) => Err(error),
-            None => Ok(messages.iter().map(|_| Ack { sequence: 1, duplicate: false }).collect()),
+            None => Ok(messages.iter().map(|_| Ack { stream: 1, duplicate: false }).collect()),
         };
         self.stored.lock().unwrap().extend(messages);
         Box::pin(async { result })

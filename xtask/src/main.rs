@@ -1,5 +1,6 @@
 //! `cargo xtask`: everything around the product that is not the product. Cluster, images, demo, tests.
 
+mod bench;
 mod checks;
 mod cluster;
 mod demo;
@@ -57,6 +58,12 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
+    /// Measure throughput and latency with real processes, without a cluster
+    Bench {
+        /// For the benchmark, such as --events 100000 --json
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Build all pinned tools into the cache and print where they are
     Tools,
     /// The cluster's own helper, started by `up`
@@ -78,6 +85,7 @@ fn main() -> ExitCode {
         Command::Down => cluster::down(),
         Command::Kubeconfig => cluster::print_kubeconfig(),
         Command::Images { parts } => images::images(&parts),
+        Command::Bench { arguments } => bench::bench(&arguments),
         Command::Tools => tools::build_all(),
         Command::Addons { socket, state } => cluster::run_addons(&socket, &state),
     };

@@ -1,0 +1,17 @@
+//! `cargo xtask bench`: the pipeline's figures, with real processes and without a cluster.
+
+use anyhow::Result;
+
+use crate::{dirs, exec, tools, ui};
+
+/// Builds what is measured and runs it; `arguments` go to the benchmark.
+pub(crate) fn bench(arguments: &[String]) -> Result<()> {
+    let server = tools::path("nats-server")?;
+    let repository = dirs::repository();
+    let build = ["build", "--release", "--quiet", "--package", "rhizon-runtime", "--package", "rhizon-bench"];
+    ui::step("release build", || exec::stream(exec::command("cargo", build).current_dir(&repository)))?;
+    let release = repository.join("target/release");
+    let mut command = exec::command(release.join("rhizon-bench"), ["run", "--runtime"]);
+    command.arg(release.join("rhizon-runtime")).args(arguments).env("RHIZON_NATS_SERVER", server);
+    exec::stream(&mut command)
+}

@@ -77,7 +77,10 @@ async fn finish(agent: &RhizonAgent, api: &Api<RhizonAgent>, context: &Context) 
     if !finalizer::is_set(&agent.metadata) {
         return Ok(Action::await_change());
     }
-    cleanup::cleanup(&agent.metadata, context).await?;
+    if let Err(error) = cleanup::cleanup(&agent.metadata, context).await {
+        cluster::status::tell_waiting(&context.recorder, &agent.object_ref(&()), &error.to_string()).await;
+        return Err(error);
+    }
     finalizer::remove(api, &agent.metadata).await.map_err(Error::Cluster)?;
     let uid = agent.metadata.uid.as_deref().unwrap_or_default();
     context.backoff.succeeded(uid);

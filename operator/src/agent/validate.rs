@@ -40,10 +40,13 @@ fn owner<'a>(agent: &RhizonAgent, inputs: &'a Inputs) -> Result<&'a RhizonWorksp
         );
         return Err(Problem::new("NoWorkspace", message));
     };
-    let status = workspace.status.clone().unwrap_or_default();
-    let is_valid =
-        conditions::find(&status.conditions, conditions::VALID).is_some_and(|condition| condition.status == "True");
-    if is_valid && status.namespace.is_some_and(|owned| owned.name == namespace) {
+    let status = workspace.status.as_ref();
+    let owns = status.and_then(|status| status.namespace.as_ref()).is_some_and(|owned| owned.name == namespace);
+    // Other mistakes in the workspace's spec, say in its gateway, are no matter of its agents.
+    let is_lost = status
+        .and_then(|status| conditions::find(&status.conditions, conditions::VALID))
+        .is_none_or(|valid| valid.status == "False" && valid.reason.starts_with("Namespace"));
+    if owns && !is_lost {
         Ok(workspace)
     } else {
         Err(not_ready(workspace.metadata.name.as_deref().unwrap_or_default()))
@@ -184,6 +187,19 @@ mod tests {
         assert!(validate(&agent(&json!({})), &with(Some(true))).is_ok());
         assert_eq!(reason(&json!({}), &with(Some(false))), "SecretNotAllowed");
         assert_eq!(reason(&json!({}), &with(None)), "SecretMissing");
+    }
+
+    #[test]
+    fn a_workspace_without_its_namespace_stops_its_agents_and_one_with_a_typo_does_not() {
+        let with = |reason: &str| {
+            let mut inputs = inputs(&json!({}));
+            let status = inputs.workspace.as_mut().and_then(|workspace| workspace.status.as_mut()).unwrap();
+            status.conditions[0].status = "False".to_owned();
+            status.conditions[0].reason = reason.to_owned();
+            inputs
+        };
+        assert_eq!(reason(&json!({}), &with("NamespaceTaken")), "WorkspaceNotReady");
+        assert!(validate(&agent(&json!({})), &with("InvalidIssuer")).is_ok());
     }
 
     #[test]

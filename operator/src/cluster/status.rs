@@ -48,16 +48,27 @@ pub async fn tell(recorder: &Recorder, object: &ObjectReference, before: &[Condi
             continue;
         }
         let good = condition.status == "True" || is_on_its_way(&condition.reason);
-        let event = Event {
-            type_: if good { EventType::Normal } else { EventType::Warning },
-            reason: condition.reason.clone(),
-            note: Some(format!("{}: {}", condition.type_, condition.message).chars().take(1000).collect()),
-            action: "Reconcile".to_owned(),
-            secondary: None,
-        };
-        // An event that is lost is no reason to do the work again.
-        if let Err(error) = recorder.publish(&event, object).await {
-            tracing::warn!(%error, "an event was not recorded");
-        }
+        let type_ = if good { EventType::Normal } else { EventType::Warning };
+        let note = format!("{}: {}", condition.type_, condition.message);
+        publish(recorder, object, type_, &condition.reason, &note).await;
+    }
+}
+
+/// A cleanup that cannot go on: the object stays, and says why.
+pub async fn tell_waiting(recorder: &Recorder, object: &ObjectReference, why: &str) {
+    publish(recorder, object, EventType::Warning, "CleanupWaiting", &format!("not deleted yet: {why}")).await;
+}
+
+async fn publish(recorder: &Recorder, object: &ObjectReference, type_: EventType, reason: &str, note: &str) {
+    let event = Event {
+        type_,
+        reason: reason.to_owned(),
+        note: Some(note.chars().take(1000).collect()),
+        action: "Reconcile".to_owned(),
+        secondary: None,
+    };
+    // An event that is lost is no reason to do the work again.
+    if let Err(error) = recorder.publish(&event, object).await {
+        tracing::warn!(%error, "an event was not recorded");
     }
 }

@@ -64,7 +64,11 @@ async fn finish(workspace: &RhizonWorkspace, api: &Api<RhizonWorkspace>, context
     if !finalizer::is_set(&workspace.metadata) {
         return Ok(Action::await_change());
     }
-    match cleanup::cleanup(&cleanup::Target::of(workspace), context).await? {
+    let progress = cleanup::cleanup(&cleanup::Target::of(workspace), context).await;
+    if let Err(error) = &progress {
+        cluster::status::tell_waiting(&context.recorder, &workspace.object_ref(&()), &error.to_string()).await;
+    }
+    match progress? {
         cleanup::Progress::Waiting => Ok(Action::requeue(Duration::from_secs(2))),
         cleanup::Progress::Done => {
             finalizer::remove(api, &workspace.metadata).await.map_err(Error::Cluster)?;

@@ -156,12 +156,9 @@ fn output(
     if target.as_deref().is_some_and(|t| !is_label(t)) {
         return Err(invalid("target", "is not an agent's name".into()));
     }
-    let deliverat = match deliver_at {
-        Some(text) => {
-            Some(text.parse().map_err(|_| invalid("deliverAt", "is not a time as RFC 3339 writes it".into()))?)
-        }
-        None => None,
-    };
+    if deliver_at.is_some() {
+        return Err(invalid("deliverAt", "timers are not supported by this version".into()));
+    }
     let mut envelope =
         Envelope::new(output_id(&arrival.key, &config.agent, index), config.source(), event_type, entity);
     envelope.time = time;
@@ -172,7 +169,6 @@ fn output(
     envelope.causationid = Some(cause.id.clone());
     envelope.depth = cause.depth + 1;
     envelope.target = target;
-    envelope.deliverat = deliverat;
     envelope.actor.clone_from(&cause.actor);
     envelope.roles.clone_from(&cause.roles);
     let size = envelope.to_decided_json().len();

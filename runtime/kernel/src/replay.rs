@@ -162,10 +162,9 @@ fn reaction(decided: &Decided<'_>) -> Result<Reaction, String> {
         .iter()
         .map(|raw| {
             let limits = crate::Limits { envelope_bytes: usize::MAX, ..crate::Limits::default() };
-            let Envelope { event_type, subject, target, deliverat, data, .. } =
+            let Envelope { event_type, subject, target, data, .. } =
                 Envelope::parse(raw.get().as_bytes(), &limits).map_err(|e| e.to_string())?;
-            let deliver_at = deliverat.map(|t| t.to_string());
-            Ok(Draft { event_type: event_type.into(), subject: Some(subject), target, deliver_at, data })
+            Ok(Draft { event_type: event_type.into(), subject: Some(subject), target, deliver_at: None, data })
         })
         .collect::<Result<_, String>>()?;
     let state = match decided.state {

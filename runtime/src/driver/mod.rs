@@ -163,11 +163,21 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Driver<B, S, A, C> {
     /// The next epoch, and the config journaled if it is another than before.
     async fn claim(&self) -> Result<Mark, Stopped> {
         let mark = self.patiently(|| self.store.claim()).await?;
-        let change = mark.config_change(&self.settings.config, &self.settings.revision, self.clock.now());
-        if let Some(batch) = change {
-            self.patiently(|| self.store.append(batch.clone())).await?;
+        let mut seen = mark.clone();
+        while let Some(batch) = seen.config_change(&self.settings.config, &self.settings.revision, self.clock.now()) {
+            match self.patiently(|| self.store.append(batch.clone())).await {
+                // Perhaps our own earlier success, that was reported as a failure: look again.
+                Err(StoreError::Conflict { .. }) => seen = self.patiently(|| self.mark(mark.epoch)).await?,
+                other => return Ok(other.map(|()| mark)?),
+            }
         }
         Ok(mark)
+    }
+
+    /// Where the store stands, if it is still ours.
+    async fn mark(&self, epoch: u64) -> Result<Mark, StoreError> {
+        let mark = self.store.mark().await?;
+        if mark.epoch == epoch { Ok(mark) } else { Err(StoreError::Fenced { ours: epoch, found: mark.epoch }) }
     }
 
     /// Tries again for as long as the store only has a bad moment.

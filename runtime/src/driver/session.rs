@@ -92,24 +92,29 @@ struct Session<'a, B, S, A, C> {
 
 impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Driver<B, S, A, C> {
     pub(super) async fn session(&mut self, epoch: u64) -> Result<Ended, Stopped> {
-        let mark = self.store.mark().await?;
-        if mark.epoch != epoch {
-            return Err(StoreError::Fenced { ours: epoch, found: mark.epoch }.into());
-        }
+        let mark = self.mark(epoch).await?;
         let published = match self.recover_outbox(mark.published, mark.tail.sequence).await? {
             Ok(published) => published,
             Err(why) => return Ok(Ended::Interrupted { worked: false, why }),
         };
         let position = mark.position.max(self.settings.first_position);
         match self.bus.attach(position).await {
-            Ok(attached) if attached.floor > position => {
-                return Err(Stopped::StoreLost { floor: attached.floor, position });
-            }
+            Ok(attached) if attached.floor > position => return self.behind(epoch, attached.floor).await,
             Ok(_) => {}
             Err(why) => return Ok(Ended::Interrupted { worked: false, why }),
         }
         self.report.send_modify(|report| (report.attached, report.position) = (true, position));
         Session::new(self, epoch, mark.tail, position, published, mark.published).work().await
+    }
+
+    /// The broker was told more than the store knew. Unless the store has moved on meanwhile, it was lost.
+    async fn behind(&self, epoch: u64, floor: u64) -> Result<Ended, Stopped> {
+        let position = self.mark(epoch).await?.position.max(self.settings.first_position);
+        if floor > position {
+            return Err(Stopped::StoreLost { floor, position });
+        }
+        let why = BusError::Gap("the store has moved on since it was looked at".into());
+        Ok(Ended::Interrupted { worked: false, why })
     }
 
     /// Publishes what a former run committed and may not have published.

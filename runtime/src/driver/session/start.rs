@@ -188,9 +188,9 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
     /// For retries, and for an agent or a broker that is left alone for a while.
     fn start_timer(&mut self) {
         let now_ms = self.now_ms();
-        let rests =
-            [self.agent_rests_until_ms, self.publish_rests_until_ms].into_iter().filter(|until| *until > now_ms);
-        let Some(due_ms) = rests.chain(self.window.next_retry_ms()).min() else { return };
+        let dues = [self.agent_rests_until_ms, self.publish_rests_until_ms].into_iter().chain(self.window.next_retry_ms());
+        // A retry that is due and can't be made waits for something else: a timer for it would fire over and over.
+        let Some(due_ms) = dues.filter(|until| *until > now_ms).min() else { return };
         if self.wakes_ms.is_some_and(|wakes_ms| wakes_ms <= due_ms) {
             return;
         }

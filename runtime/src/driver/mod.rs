@@ -133,9 +133,9 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Driver<B, S, A, C> {
             Ok(mark) => mark,
             Err(stopped) => return stopped,
         };
-        let mut failures = 0_u32;
+        let (mut failures, mut tries) = (0_u32, window::Tries::default());
         loop {
-            let ended = self.session(mark.epoch).await;
+            let ended = self.session(mark.epoch, &mut tries).await;
             self.report.send_modify(|report| report.attached = false);
             match ended {
                 Ok(session::Ended::Asked) => return Stopped::Asked,

@@ -12,12 +12,12 @@ use rhizon_kernel::chain::Hash;
 use rhizon_kernel::ingress::Arrival;
 use rhizon_kernel::record::Tail;
 
-use super::window::{Saved, SlotId, Window};
+use super::window::{Saved, SlotId, Tries, Window};
 use super::{Demand, Driver, Stopped, outbox};
 use crate::agent::{Agent, Answer, CallError};
 use crate::bus::{self, Ack, BusError, EventBus, Message, Outgoing};
 use crate::clock::Clock;
-use crate::store::{self, EventStore, Loaded, StoreError};
+use crate::store::{self, EventStore, Loaded, Mark, StoreError};
 use crate::telemetry::Span;
 
 pub(super) enum Ended {
@@ -29,7 +29,7 @@ pub(super) enum Ended {
 enum Done {
     Pulled(bus::Result<Vec<Message>>),
     Loaded { arrivals: Vec<(u64, Arrival)>, entities: Vec<String>, loaded: store::Result<Loaded> },
-    Counted { id: SlotId, attempts: store::Result<u32> },
+    Counted { id: SlotId, result: store::Result<u32> },
     Called { ids: Vec<SlotId>, answers: Result<Vec<Answer>, CallError> },
     Appended { result: store::Result<()>, append: Append },
     Published { messages: Vec<Pending>, result: bus::Result<Vec<Ack>> },
@@ -67,7 +67,7 @@ struct Busy {
 struct Session<'a, B, S, A, C> {
     driver: &'a mut Driver<B, S, A, C>,
     epoch: u64,
-    window: Window,
+    window: Window<'a>,
     tail: Tail,
     position: u64,
     outbox: VecDeque<Pending>,
@@ -91,7 +91,7 @@ struct Session<'a, B, S, A, C> {
 }
 
 impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Driver<B, S, A, C> {
-    pub(super) async fn session(&mut self, epoch: u64) -> Result<Ended, Stopped> {
+    pub(super) async fn session(&mut self, epoch: u64, tries: &mut Tries) -> Result<Ended, Stopped> {
         let mark = self.mark(epoch).await?;
         let published = match self.recover_outbox(mark.published, mark.tail.sequence).await? {
             Ok(published) => published,
@@ -104,7 +104,7 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Driver<B, S, A, C> {
             Err(why) => return Ok(Ended::Interrupted { worked: false, why }),
         }
         self.report.send_modify(|report| (report.attached, report.position) = (true, position));
-        Session::new(self, epoch, mark.tail, position, published, mark.published).work().await
+        Session::new(self, tries, &mark, position, published).work().await
     }
 
     /// The broker was told more than the store knew. Unless the store has moved on meanwhile, it was lost.
@@ -143,22 +143,21 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Driver<B, S, A, C> {
 impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C> {
     fn new(
         driver: &'a mut Driver<B, S, A, C>,
-        epoch: u64,
-        tail: Tail,
+        tries: &'a mut Tries,
+        mark: &Mark,
         position: u64,
         published: u64,
-        marked: u64,
     ) -> Self {
-        let window = Window::new(driver.settings.clone(), position);
+        let window = Window::new(driver.settings.clone(), position, tries);
         let session = Self {
             driver,
-            epoch,
+            epoch: mark.epoch,
             window,
-            tail,
+            tail: mark.tail,
             position,
             outbox: VecDeque::new(),
             published,
-            marked,
+            marked: mark.published,
             tasks: FuturesUnordered::new(),
             spans: HashMap::new(),
             busy: Busy::default(),
@@ -205,8 +204,9 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
                 self.busy.fetching = false;
                 self.window.admit(arrivals, entities, loaded?);
             }
-            Done::Counted { id, attempts } => {
-                self.window.counted(id, attempts?);
+            Done::Counted { id, result } => {
+                result?;
+                self.window.counted(id);
                 self.call(vec![id]);
             }
             Done::Called { ids, answers } => self.called(&ids, answers),

@@ -3,6 +3,7 @@
 //! An entity's events wait in line behind each other; the heads of all lines may be with the agent side by side.
 
 mod line;
+mod tries;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -18,6 +19,7 @@ use crate::bus::Message;
 use crate::store::{Known, Loaded};
 use crate::telemetry::TraceContext;
 use line::Line;
+pub(super) use tries::Tries;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ordering {
@@ -54,6 +56,8 @@ pub(super) struct Slot {
     pub attempts: u32,
     /// Whether it must be tried with nothing beside it, since its neighbours and it went down together.
     lone: bool,
+    /// Whether the store has counted the lone try that comes next.
+    counted: bool,
     /// What the event's effects continue: its own context, or that of the span that handles it.
     pub trace: TraceContext,
     known: Option<Hash>,
@@ -99,7 +103,7 @@ pub(super) struct Saved {
 }
 
 #[derive(Debug)]
-pub(super) struct Window {
+pub(super) struct Window<'a> {
     settings: Arc<Settings>,
     slots: VecDeque<Slot>,
     first: SlotId,
@@ -111,11 +115,12 @@ pub(super) struct Window {
     /// Identities admitted and not yet durable, and those made durable since the last load began.
     pending: HashMap<Hash, Hash>,
     recent: HashMap<Hash, Hash>,
+    tries: &'a mut Tries,
     position: u64,
 }
 
-impl Window {
-    pub(super) fn new(settings: Arc<Settings>, position: u64) -> Self {
+impl<'a> Window<'a> {
+    pub(super) fn new(settings: Arc<Settings>, position: u64, tries: &'a mut Tries) -> Self {
         Self {
             settings,
             slots: VecDeque::new(),
@@ -126,6 +131,7 @@ impl Window {
             calling: 0,
             pending: HashMap::new(),
             recent: HashMap::new(),
+            tries,
             position,
         }
     }
@@ -160,11 +166,13 @@ impl Window {
             self.lines.entry(entity).or_insert_with(|| Line::new(head.unwrap_or_default()));
         }
         for ((stream, arrival), stored) in arrivals.into_iter().zip(loaded.known) {
-            let (stored, attempts) = match stored {
+            let (stored, charged) = match stored {
                 Some(Known::Settled(digest)) => (Some(digest), 0),
-                Some(Known::Tried(attempts)) => (None, attempts),
+                Some(Known::Tried(charged)) => (None, charged),
                 None => (None, 0),
             };
+            let seen = self.tries.seen(&arrival.key).map(|seen| seen.failed);
+            let attempts = seen.unwrap_or(charged);
             let known =
                 stored.or_else(|| self.pending.get(&arrival.key).or_else(|| self.recent.get(&arrival.key)).copied());
             if known.is_none() {
@@ -173,8 +181,9 @@ impl Window {
             let id = self.first + self.slots.len() as u64;
             let queue = self.lines.entry(arrival.entity.clone()).or_insert_with(|| Line::new(Head::default()));
             let is_head = queue.join(id);
-            let (trace, lone) = (context_of(&arrival), attempts > 0);
-            self.slots.push_back(Slot { arrival, stream, attempts, lone, trace, known, state: State::Waiting });
+            let (trace, lone, counted) = (context_of(&arrival), seen.is_some() || charged > 0, charged > attempts);
+            let state = State::Waiting;
+            self.slots.push_back(Slot { arrival, stream, attempts, lone, counted, trace, known, state });
             if is_head {
                 self.head_of_line(id);
             }
@@ -194,7 +203,10 @@ impl Window {
                         self.ready.insert(id);
                         return;
                     }
-                    Decision::Accept => (Outcome::DeadLettered, gone()),
+                    Decision::Accept => {
+                        let seen = self.tries.seen(&slot.arrival.key).and_then(|seen| seen.reason.clone());
+                        (Outcome::DeadLettered, seen.unwrap_or_else(gone))
+                    }
                     Decision::Duplicate => {
                         slot.state = State::Skipped;
                         next = line.advance(None);
@@ -275,6 +287,8 @@ impl Window {
             }
         };
         slot.attempts += 1;
+        slot.counted = false;
+        self.tries.failed(&slot.arrival.key, &reason);
         if slot.attempts >= self.settings.retry.attempts {
             let commit = egress::settle(line.head(), &slot.arrival, Outcome::DeadLettered, &reason);
             self.decided(index, commit);
@@ -318,10 +332,17 @@ impl Window {
         }
     }
 
-    /// A lone try was counted durably: `attempts` with this one.
-    pub(super) fn counted(&mut self, id: SlotId, attempts: u32) {
+    /// A lone try is about to be made; answers the key to count it under, unless that is done.
+    pub(super) fn begin_lone(&mut self, id: SlotId) -> Option<Hash> {
+        let slot = &self.slots[self.index(id)?];
+        self.tries.begin(slot.arrival.key, slot.attempts);
+        (!slot.counted).then_some(slot.arrival.key)
+    }
+
+    /// The lone try that comes next was counted durably.
+    pub(super) fn counted(&mut self, id: SlotId) {
         if let Some(index) = self.index(id) {
-            self.slots[index].attempts = attempts.saturating_sub(1);
+            self.slots[index].counted = true;
         }
     }
 
@@ -389,6 +410,7 @@ impl Window {
         for Saved { entity, identity } in saved {
             if let Some((key, digest)) = identity {
                 self.pending.remove(&key);
+                self.tries.settled(&key);
                 self.recent.insert(key, digest);
             }
             if let Some(line) = self.lines.get_mut(&entity) {

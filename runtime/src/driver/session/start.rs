@@ -67,9 +67,9 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
 
     /// Counts a lone try before it is made: it may be the one that takes the pod down.
     fn count(&mut self, id: SlotId) {
-        let Some(key) = self.window.slot(id).map(|slot| slot.arrival.key) else { return };
+        let Some(key) = self.window.begin_lone(id) else { return self.call(vec![id]) };
         let (store, epoch) = (self.driver.store.clone(), self.epoch);
-        self.tasks.push(Box::pin(async move { Done::Counted { id, attempts: store.count_attempt(epoch, key).await } }));
+        self.tasks.push(Box::pin(async move { Done::Counted { id, result: store.count_attempt(epoch, key).await } }));
     }
 
     pub(super) fn call(&mut self, ids: Vec<SlotId>) {

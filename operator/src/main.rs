@@ -70,7 +70,9 @@ async fn lead(client: Client, settings: &Settings, metrics: Metrics, leader: &mu
     metrics.leader.set(1);
     let work = async {
         let (broker, keys) = prepare(&client, settings).await;
-        controller::run(client.clone(), settings.clone(), Pool::new(broker, keys), metrics).await;
+        let pool = Pool::new(broker, keys);
+        pool.wait_for_broker(BROKER_TIME).await;
+        controller::run(client.clone(), settings.clone(), pool, metrics).await;
     };
     tokio::select! {
         () = work => leader.release().await,
@@ -79,6 +81,9 @@ async fn lead(client: Client, settings: &Settings, metrics: Metrics, leader: &mu
     }
     Ok(())
 }
+
+/// How long a new leader waits for the broker before it begins without it.
+const BROKER_TIME: Duration = Duration::from_secs(10);
 
 /// Tries until the installation's keys are there.
 async fn prepare(

@@ -7,7 +7,7 @@ use super::{
 };
 use async_nats::{Client, connection::State};
 use nkeys::KeyPair;
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::sync::Mutex;
 
 /// Connections by account. One that is lost is repaired by its client; meanwhile a call fails at once.
@@ -48,6 +48,20 @@ impl Pool {
         let client = connect::connect(&self.broker, &account.seed()?, "operator").await?;
         *slot = Some(client.clone());
         Ok(client)
+    }
+
+    /// Waits until the broker answers, but no longer than `limit`. The network may let a new pod through a moment late,
+    /// and a leader that begins before would call every workspace broken.
+    pub async fn wait_for_broker(&self, limit: Duration) {
+        let answers = async {
+            while let Err(error) = self.system().await {
+                tracing::info!(%error, "waiting for the broker");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        };
+        if tokio::time::timeout(limit, answers).await.is_err() {
+            tracing::warn!("the broker does not answer; beginning without it");
+        }
     }
 
     /// Ends the connection to an account that is no more.

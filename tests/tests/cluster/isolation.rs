@@ -85,9 +85,16 @@ async fn agents_keep_within_their_rights(broker: &Broker) {
     assert_eq!([broker.contents(&east).await, broker.contents(&west).await], before);
 }
 
-/// A user that east made for west's account is none: only the account's own key signs users.
+/// What somebody may publish stays at home, and a user that east made for west's account is none: only the account's own key signs users.
 async fn accounts_are_closed(broker: &Broker) {
     let (east, west) = (broker.workspace_keys(EAST).await, broker.workspace_keys(WEST).await);
+    let (here, there) = (broker.contents(&east).await, broker.contents(&west).await);
+    let gateway = broker.user(EAST, "rhizon-gateway", "gateway").await;
+    // Nobody subscribes this type.
+    gateway.ask_with("ev.gateway.7.cmd.nothing.known.x", "{}").await;
+    assert_ne!(broker.contents(&east).await, here, "east's stream has one more");
+    assert_eq!(broker.contents(&west).await, there, "west's has not");
+
     let user = nkeys::KeyPair::new_user();
     let now = k8s_openapi::jiff::Timestamp::now().as_second();
     let mut claims = claims::user(&user.public_key(), "agent-permits", &claims::all_permissions(), now + 3600);

@@ -63,8 +63,8 @@ async fn tamper(workspace: &Workspace, changes: &[(&str, &str)]) {
         let program = format!(
             "import sqlite3\nrecord = {RECORD}\nstore = sqlite3.connect('/claims/{claim}/store.sqlite')\n{change}\nstore.commit()\nprint(store.total_changes)"
         );
-        let changed = pods::exec(&workspace.pods(), "burglar", "main", &["python3", "-c", &program]).await;
-        assert_eq!(changed.as_deref(), Ok("1"));
+        let printed = pods::exec(&workspace.pods(), "burglar", "main", &["python3", "-c", &program]).await;
+        assert_eq!(printed.as_deref(), Ok("1"), "rows that were changed");
     }
     let now = DeleteParams::default().grace_period(0);
     workspace.pods().delete("burglar", &now).await.expect("deleting a pod");

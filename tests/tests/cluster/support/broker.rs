@@ -156,7 +156,14 @@ impl User {
 
     /// A request that is allowed: what was sent before it has been handled when its answer comes.
     pub(crate) async fn ask(&self, subject: &str) -> Value {
-        api::call(&self.client, subject, &Value::Null).await.expect("an answer")
+        self.ask_with(subject, "").await
+    }
+
+    pub(crate) async fn ask_with(&self, subject: &str, payload: &str) -> Value {
+        let answer = self.client.request(subject.to_owned(), payload.to_owned().into()).await.expect("an answer");
+        let answer: Value = serde_json::from_slice(&answer.payload).expect("JSON");
+        assert!(answer["error"].is_null(), "{subject}: {answer}");
+        answer
     }
 
     async fn violation(&self, subject: &str) {

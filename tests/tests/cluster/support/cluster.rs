@@ -8,7 +8,7 @@ use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::{ClusterResourceScope, NamespaceResourceScope};
 use kube::api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams};
 use kube::core::GroupVersionKind;
-use kube::{Api, Client, Resource, ResourceExt as _};
+use kube::{Api, Client, Resource, ResourceExt};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -123,15 +123,24 @@ impl Cluster {
             .collect()
     }
 
-    /// Deletes all pods with a label; those who made them make others.
+    /// Deletes all pods with a label, of which there must be some soon; those who made them make others.
     pub(crate) async fn delete_pods(&self, namespace: &str, selector: &str, grace_s: u32) {
         let api = self.within::<Pod>(namespace);
-        for pod in self.pods(namespace, selector).await {
-            let now = DeleteParams::default().grace_period(grace_s);
-            match api.delete(&pod.name_any(), &now).await {
+        let there = until(&format!("there are pods {selector}"), Duration::from_mins(1), async || {
+            let pods = self.pods(namespace, selector).await;
+            let staying: Vec<String> = pods
+                .iter()
+                .filter(|pod| pod.metadata.deletion_timestamp.is_none())
+                .map(ResourceExt::name_any)
+                .collect();
+            holds(!staying.is_empty(), "none").map(|()| staying)
+        })
+        .await;
+        for pod in there {
+            match api.delete(&pod, &DeleteParams::default().grace_period(grace_s)).await {
                 Ok(_) => {}
                 Err(kube::Error::Api(status)) if status.code == 404 => {}
-                Err(error) => panic!("cannot delete pod {}: {error}", pod.name_any()),
+                Err(error) => panic!("cannot delete pod {pod}: {error}"),
             }
         }
     }

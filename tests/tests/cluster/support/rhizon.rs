@@ -40,7 +40,7 @@ impl Rhizon {
 
     pub(crate) async fn try_call(&self, args: &[&str]) -> Answer {
         let output = self.spawn(args).wait_with_output().await.expect("waiting for the client");
-        answer(output)
+        answer(&output)
     }
 
     /// Where failing is no possible outcome.
@@ -88,7 +88,7 @@ pub(crate) struct Publishing(Child);
 
 impl Publishing {
     pub(crate) async fn done(self) {
-        let Answer { code, stderr, .. } = answer(self.0.wait_with_output().await.expect("waiting for the client"));
+        let Answer { code, stderr, .. } = answer(&self.0.wait_with_output().await.expect("waiting for the client"));
         assert_eq!(code, Some(0), "publishing failed: {stderr}");
     }
 }
@@ -100,7 +100,7 @@ pub(crate) fn root(report: &str) -> String {
     text(&report["root"])
 }
 
-fn answer(output: Output) -> Answer {
+fn answer(output: &Output) -> Answer {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Answer { code: output.status.code(), stdout: text(&output.stdout), stderr: text(&output.stderr) }
 }

@@ -9,6 +9,7 @@ mod exec;
 mod generate;
 mod images;
 mod netpol;
+mod simulate;
 mod tools;
 mod ui;
 
@@ -64,6 +65,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Run the driver in a simulated world, seed after seed
+    Simulate {
+        /// For the simulation, such as --seeds 100000 --from 1000, or --seeds 1 --from 17 --trace
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
     /// Build all pinned tools into the cache and print where they are
     Tools,
     /// The cluster's own helper, started by `up`
@@ -86,6 +93,7 @@ fn main() -> ExitCode {
         Command::Kubeconfig => cluster::print_kubeconfig(),
         Command::Images { parts } => images::images(&parts),
         Command::Bench { arguments } => bench::bench(&arguments),
+        Command::Simulate { arguments } => simulate::simulate(&arguments),
         Command::Tools => tools::build_all(),
         Command::Addons { socket, state } => cluster::run_addons(&socket, &state),
     };

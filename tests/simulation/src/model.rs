@@ -1,0 +1,70 @@
+//! The reference: events one after the other through the kernel, no batches, no crashes, no retries.
+
+use std::collections::BTreeMap;
+
+use rhizon_kernel::chain::{self, Hash};
+use rhizon_kernel::egress::{self, Commit, Outcome, logical_time};
+use rhizon_kernel::identity::seed;
+use rhizon_kernel::ingress::{self, Arrival, Body, Decision, Reason};
+use rhizon_kernel::{Config, Head};
+
+use crate::behaviour::{self, Asked, Mood};
+use crate::plan::Plan;
+
+#[derive(Default)]
+pub(crate) struct Model {
+    pub heads: BTreeMap<String, Head>,
+    known: BTreeMap<Hash, Hash>,
+    pub commits: Vec<Commit>,
+}
+
+impl Model {
+    pub(crate) fn push(&mut self, plan: &Plan, config: &Config, agent: usize, subject: &str, payload: &[u8]) {
+        let arrival = ingress::decode(config, subject, payload);
+        let head = self.heads.get(&arrival.entity).cloned().unwrap_or_default();
+        let commit = match ingress::decide(config, &head, self.known.get(&arrival.key), &arrival) {
+            Decision::Duplicate => return,
+            Decision::Accept => answer(plan, config, agent, &head, &arrival),
+            Decision::Reject(reason) => egress::settle(&head, &arrival, Outcome::Rejected, &reason),
+            Decision::Conflict(reason) => egress::settle(&head, &arrival, Outcome::Conflict, &reason),
+        };
+        self.known.entry(commit.key).or_insert(commit.digest);
+        self.heads.insert(commit.entity.clone(), commit.head.clone());
+        self.commits.push(commit);
+    }
+
+    pub(crate) fn root(&self) -> Hash {
+        let leaves: Vec<Hash> =
+            self.heads.iter().map(|(key, head)| chain::leaf(key, head.version, &head.hash)).collect();
+        chain::root(&leaves)
+    }
+}
+
+/// What must come of an accepted event in the end, however often it is tried.
+fn answer(plan: &Plan, config: &Config, agent: usize, head: &Head, arrival: &Arrival) -> Commit {
+    let key = arrival.key.to_string();
+    let dead = |reason: &Reason| egress::settle(head, arrival, Outcome::DeadLettered, reason);
+    match behaviour::mood(plan, agent, &key) {
+        Mood::Kills | Mood::Hangs => return dead(&behaviour::gone()),
+        Mood::Fails => return dead(&behaviour::failure()),
+        Mood::Refused => return egress::settle(head, arrival, Outcome::Rejected, &behaviour::refusal()),
+        Mood::HangsOnce | Mood::FailsOnce | Mood::Wrong | Mood::Deletes | Mood::Works => {}
+    }
+    let subject = match &arrival.body {
+        Body::Event { envelope, .. } => envelope.subject.as_str(),
+        Body::Malformed { .. } => "",
+    };
+    let asked = Asked {
+        agent,
+        key: &key,
+        seed: &seed(&arrival.key, &config.agent),
+        subject,
+        logical_time: format!("{:?}", logical_time(head, arrival)),
+        version: head.version,
+        state: head.state.as_deref(),
+    };
+    match egress::react(config, head, arrival, behaviour::react(plan, &asked)) {
+        Ok(commit) => commit,
+        Err(invalid) => dead(&Reason::new("agent_invalid_answer", invalid.to_string())),
+    }
+}

@@ -1,0 +1,174 @@
+//! What a seed is up to: who runs how, and how often what goes wrong. Most seeds leave most faults out, since faults that
+//! happen all the time hide each other.
+
+use rhizon_runtime::driver::{Bounds, Ordering, Retry};
+
+use crate::rng::Rng;
+
+/// Agents in a chain: the first takes clients' commands, each other one what the one before it tells.
+pub(crate) const AGENTS: usize = 3;
+
+/// How often, of a thousand times, each thing goes wrong.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Rates {
+    /// Any call to store or broker takes up to seconds.
+    pub slow: u32,
+    pub store_refused: u32,
+    /// The store did it and says that it failed.
+    pub store_unsure: u32,
+    pub publish_refused: u32,
+    /// The broker did it, perhaps later, and the acknowledgement is lost.
+    pub publish_unsure: u32,
+    pub attach_failed: u32,
+    pub delivery_lost: u32,
+    pub delivered_again: u32,
+    pub pull_lost: u32,
+    pub reconnected: u32,
+    pub ack_lost: u32,
+    pub agent_unreachable: u32,
+    pub agent_slow: u32,
+    pub agent_killed: u32,
+    // Once in so many steps of the director:
+    pub crash: u32,
+    pub fuse: u32,
+    pub second_instance: u32,
+    pub disk_full: u32,
+    pub stream_full: u32,
+    pub stop: u32,
+}
+
+/// How many of a thousand events bring their agent to what.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Moods {
+    pub kills: u32,
+    pub hangs: u32,
+    pub hangs_once: u32,
+    pub fails: u32,
+    pub fails_once: u32,
+    pub refused: u32,
+    pub wrong: u32,
+    pub deletes: u32,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Driving {
+    pub ordering: Ordering,
+    pub retry: Retry,
+    pub batch_events: usize,
+    pub concurrency: usize,
+    /// How many events go in one call to the agent.
+    pub agent_batch: usize,
+    pub bounds: Bounds,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    pub rates: Rates,
+    pub moods: Moods,
+    pub agents: Vec<Driving>,
+    pub events: usize,
+    pub entities: usize,
+    /// How long things go wrong.
+    pub trouble_us: u64,
+    pub ack_wait_us: u64,
+    /// How long the broker knows a message id.
+    pub duplicate_window_us: u64,
+    /// Up to so many messages go one by one, more as one atomic batch.
+    pub few: usize,
+    /// Whether a store is rolled back at the end, and whose.
+    pub roll_back: Option<usize>,
+    /// What the agents' answers depend on besides the event.
+    pub salt: u64,
+}
+
+impl Plan {
+    pub(crate) fn draw(rng: &mut Rng) -> Self {
+        let first = if rng.permille(300) { Ordering::Entity } else { Ordering::Stream };
+        let orderings = [first, Ordering::Stream, Ordering::Stream];
+        let trouble_us = rng.between(1_000_000, 12_000_000);
+        Self {
+            rates: Rates::draw(rng),
+            moods: Moods::draw(rng),
+            agents: orderings.into_iter().map(|ordering| Driving::draw(rng, ordering)).collect(),
+            events: rng.index(50) + 8,
+            entities: rng.index(7) + 1,
+            trouble_us,
+            ack_wait_us: rng.between(1_000_000, 30_000_000),
+            duplicate_window_us: if rng.permille(250) { 500_000 } else { 120_000_000 },
+            few: rng.index(6) + 1,
+            roll_back: rng.permille(250).then(|| rng.index(AGENTS)),
+            salt: rng.next(),
+        }
+    }
+}
+
+/// A fault is absent from most seeds, rare in some and frequent in a few.
+fn rate(rng: &mut Rng, most: u64) -> u32 {
+    let rate = match rng.below(10) {
+        0..5 => 0,
+        5..8 => rng.between(1, most / 4 + 1),
+        _ => rng.between(1, most),
+    };
+    u32::try_from(rate).unwrap_or(0)
+}
+
+impl Rates {
+    fn draw(rng: &mut Rng) -> Self {
+        Self {
+            slow: rate(rng, 60),
+            store_refused: rate(rng, 120),
+            store_unsure: rate(rng, 120),
+            publish_refused: rate(rng, 200),
+            publish_unsure: rate(rng, 200),
+            attach_failed: rate(rng, 300),
+            delivery_lost: rate(rng, 60),
+            delivered_again: rate(rng, 100),
+            pull_lost: rate(rng, 60),
+            reconnected: rate(rng, 100),
+            ack_lost: rate(rng, 500),
+            agent_unreachable: rate(rng, 200),
+            agent_slow: rate(rng, 300),
+            agent_killed: rate(rng, 100),
+            crash: rate(rng, 200),
+            fuse: rate(rng, 300),
+            second_instance: rate(rng, 100),
+            disk_full: rate(rng, 60),
+            stream_full: rate(rng, 60),
+            stop: rate(rng, 60),
+        }
+    }
+}
+
+impl Moods {
+    fn draw(rng: &mut Rng) -> Self {
+        Self {
+            kills: rate(rng, 80),
+            hangs: rate(rng, 40),
+            hangs_once: rate(rng, 60),
+            fails: rate(rng, 80),
+            fails_once: rate(rng, 150),
+            refused: rate(rng, 80),
+            wrong: rate(rng, 80),
+            deletes: rate(rng, 200),
+        }
+    }
+}
+
+impl Driving {
+    fn draw(rng: &mut Rng, ordering: Ordering) -> Self {
+        let attempts = u32::try_from(rng.between(4, 6)).unwrap_or(4);
+        Self {
+            ordering,
+            retry: Retry { attempts, initial_ms: rng.between(1, 40), max_ms: rng.between(20, 400) },
+            batch_events: rng.index(12) + 1,
+            concurrency: rng.index(8) + 1,
+            agent_batch: rng.index(5) + 1,
+            bounds: Bounds {
+                cached_heads: rng.index(4),
+                outbox_messages: rng.index(12) + 1,
+                publish_messages: rng.index(6) + 1,
+                recovered_records: rng.index(4) + 1,
+            },
+        }
+    }
+}

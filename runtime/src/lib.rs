@@ -9,6 +9,7 @@ pub mod driver;
 pub mod engine;
 pub mod gateway;
 pub mod metrics;
+pub mod planted;
 pub mod reads;
 pub mod sidecar;
 pub mod store;

@@ -17,6 +17,7 @@ use super::{Demand, Driver, Stopped, outbox};
 use crate::agent::{Agent, Answer, CallError};
 use crate::bus::{self, Ack, BusError, EventBus, Message, Outgoing};
 use crate::clock::Clock;
+use crate::planted::{self, Fault};
 use crate::store::{self, EventStore, Loaded, Mark, StoreError};
 use crate::telemetry::Span;
 
@@ -119,6 +120,9 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Driver<B, S, A, C> {
 
     /// Publishes what a former run committed and may not have published.
     async fn recover_outbox(&self, published: u64, last: u64) -> Result<bus::Result<u64>, Stopped> {
+        if planted::is(Fault::OutboxNotRecovered) {
+            return Ok(Ok(last));
+        }
         let mut after = published;
         loop {
             let rows = self.store.outbox(after, self.settings.bounds.recovered_records).await?;
@@ -274,6 +278,7 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
         match result {
             Ok(()) => {}
             // Perhaps our own earlier success: the next session looks at the store again, and checks the fence.
+            Err(StoreError::Conflict { .. }) if planted::is(Fault::ConflictIsSuccess) => {}
             Err(StoreError::Conflict { expected, found }) => {
                 self.interrupted = Some(BusError::Gap(format!("the journal ends with {found}, not {expected}")));
                 return Ok(());
@@ -303,6 +308,7 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
                 let last = messages.last().map_or(0, |pending| pending.sequence);
                 // A record is published when all its messages are: the last one's may go on in the next batch.
                 self.published = match self.outbox.front() {
+                    Some(next) if planted::is(Fault::HalfRecordPublished) => next.sequence,
                     Some(next) => next.sequence.saturating_sub(1).max(self.published),
                     None => self.tail.sequence.max(last),
                 };

@@ -16,6 +16,7 @@ use rhizon_kernel::ingress::{self, Arrival, Body, Decision, Reason};
 use super::Settings;
 use crate::agent::Answer;
 use crate::bus::Message;
+use crate::planted::{self, Fault};
 use crate::store::{Known, Loaded};
 use crate::telemetry::TraceContext;
 use line::Line;
@@ -165,13 +166,16 @@ impl<'a> Window<'a> {
         for (entity, head) in entities.into_iter().zip(loaded.heads) {
             self.lines.entry(entity).or_insert_with(|| Line::new(head.unwrap_or_default()));
         }
+        let last = arrivals.last().map(|(stream, _)| *stream).filter(|_| planted::is(Fault::DedupOffByOne));
         for ((stream, arrival), stored) in arrivals.into_iter().zip(loaded.known) {
+            let stored = stored.filter(|_| last != Some(stream));
             let (stored, charged) = match stored {
                 Some(Known::Settled(digest)) => (Some(digest), 0),
                 Some(Known::Tried(charged)) => (None, charged),
                 None => (None, 0),
             };
             let seen = self.tries.seen(&arrival.key).map(|seen| seen.failed);
+            let seen = seen.filter(|_| !planted::is(Fault::TriesForgotten));
             let attempts = seen.unwrap_or(charged);
             let known =
                 stored.or_else(|| self.pending.get(&arrival.key).or_else(|| self.recent.get(&arrival.key)).copied());
@@ -211,6 +215,10 @@ impl<'a> Window<'a> {
                         slot.state = State::Skipped;
                         next = line.advance(None);
                         continue;
+                    }
+                    Decision::Conflict(_) if planted::is(Fault::ExpectedVersionLost) => {
+                        self.ready.insert(id);
+                        return;
                     }
                     Decision::Reject(reason) => (Outcome::Rejected, reason),
                     Decision::Conflict(reason) => (Outcome::Conflict, reason),
@@ -309,6 +317,10 @@ impl<'a> Window<'a> {
             return self.answered(*id, Answer::Failed(gone()), now_ms);
         }
         for id in ids {
+            if planted::is(Fault::NeighboursCharged) {
+                self.answered(*id, Answer::Failed(gone()), now_ms);
+                continue;
+            }
             self.wait_again(*id);
             if let Some(index) = self.index(*id) {
                 self.slots[index].lone = true;
@@ -327,6 +339,7 @@ impl<'a> Window<'a> {
     fn wait_again(&mut self, id: SlotId) {
         if let Some(index) = self.index(id) {
             self.slots[index].state = State::Waiting;
+            self.slots[index].attempts += u32::from(planted::is(Fault::TriesForgotten));
             self.calling -= 1;
             self.ready.insert(id);
         }
@@ -349,7 +362,9 @@ impl<'a> Window<'a> {
     fn decided(&mut self, index: usize, commit: Commit) {
         let slot = &mut self.slots[index];
         let Some(line) = self.lines.get_mut(&slot.arrival.entity) else { return };
-        let next = line.advance(Some(commit.head.clone()));
+        let forgotten = commit.head.state.is_none() && planted::is(Fault::TombstoneForgotten);
+        let head = if forgotten { Head::default() } else { commit.head.clone() };
+        let next = line.advance(Some(head));
         slot.state = State::Decided(Box::new(commit));
         if let Some(next) = next {
             self.head_of_line(next);
@@ -376,7 +391,11 @@ impl<'a> Window<'a> {
                     slot.state = State::Taken;
                 }
                 State::Decided(_) if harvest.settled.len() >= max => break,
-                State::Decided(_) if open && (slot.known.is_some() || held.contains(slot.arrival.entity.as_str())) => {
+                State::Decided(_)
+                    if open
+                        && (slot.known.is_some() || held.contains(slot.arrival.entity.as_str()))
+                        && !planted::is(Fault::ReusedIdNotHeld) =>
+                {
                     held.insert(&slot.arrival.entity);
                 }
                 State::Decided(_) => {
@@ -402,6 +421,9 @@ impl<'a> Window<'a> {
             self.position = slot.stream;
         }
         harvest.position = self.position;
+        if planted::is(Fault::PositionAheadOfCommit) {
+            harvest.position = self.slots.back().map_or(self.position, |slot| slot.stream);
+        }
         Some(harvest)
     }
 
@@ -411,7 +433,9 @@ impl<'a> Window<'a> {
             if let Some((key, digest)) = identity {
                 self.pending.remove(&key);
                 self.tries.settled(&key);
-                self.recent.insert(key, digest);
+                if !planted::is(Fault::RecentForgotten) {
+                    self.recent.insert(key, digest);
+                }
             }
             if let Some(line) = self.lines.get_mut(&entity) {
                 line.appended();

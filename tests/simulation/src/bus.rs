@@ -52,8 +52,9 @@ impl SimBus {
             world.sim.sleep_us(PATIENCE_US).await;
             return Err(silent("publish"));
         }
-        let (before_us, after_us) = (world.latency_us(), world.latency_us());
         let unsure = world.strikes("publish unsure", |rates| rates.publish_unsure);
+        let before_us = if unsure { world.late_us() } else { world.latency_us() };
+        let after_us = world.latency_us();
         let atomic = messages.len() > 1;
         let (broker, owner) = (self.broker.clone(), self.owner.clone());
         let landed = world.sim.remote(

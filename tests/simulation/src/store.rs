@@ -64,12 +64,13 @@ impl SimStore {
             return Err(failed("it could not be reached"));
         }
         let unsure = world.strikes("store unsure", |rates| rates.store_unsure);
-        let (before_us, after_us) = (world.latency_us(), world.latency_us());
+        let before_us = if unsure { world.late_us() } else { world.latency_us() };
+        let after_us = world.latency_us();
         let store = self.clone();
         let landed = world.sim.remote(before_us, move || effect(&store), after_us);
         if unsure {
             // Before or after it lands: nobody can tell.
-            let patience = world.sim.sleep_us(world.sim.rng(|rng| rng.between(1, 2 * before_us + 1)));
+            let patience = world.sim.sleep_us(world.sim.rng(|rng| rng.between(1, before_us + 2_000)));
             let _ = futures::future::select(Box::pin(landed), patience).await;
             return Err(failed("the connection was lost"));
         }

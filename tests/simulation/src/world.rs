@@ -65,6 +65,11 @@ impl World {
         self.sim.rng(|rng| rng.between(20, most))
     }
 
+    /// How long what nobody waits for any more may still take to arrive.
+    pub(crate) fn late_us(&self) -> u64 {
+        self.sim.rng(|rng| if rng.permille(500) { rng.between(20, 2_000) } else { rng.between(2_000, 1_500_000) })
+    }
+
     pub(crate) fn calm_down(&self) {
         self.state().calm = true;
         self.progressed();

@@ -13,6 +13,7 @@ use super::{Append, Done, Pending, Session, saved};
 use crate::agent::{Agent, Item};
 use crate::bus::{EventBus, Message};
 use crate::clock::Clock;
+use crate::planted::{self, Fault};
 use crate::store::{Batch, Entry, EventStore, StoreError};
 
 /// How long after the last publish the store is told of it, when no append has done so.
@@ -115,7 +116,13 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
             return;
         }
         let Some(harvest) = self.window.harvest(self.driver.settings.batch_events) else { return };
-        let (batch, append) = self.build_append(harvest);
+        let (batch, mut append) = self.build_append(harvest);
+        if planted::is(Fault::PublishBeforeCommit) {
+            self.outbox.extend(append.messages.drain(..));
+        }
+        if planted::is(Fault::AcknowledgeBeforeCommit) {
+            self.acknowledge(append.position);
+        }
         self.busy.appending = true;
         let store = self.driver.store.clone();
         self.tasks.push(Box::pin(async move { Done::Appended { result: store.append(batch).await, append } }));
@@ -169,7 +176,8 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
 
     /// Never two at a time: outputs keep the order of the journal.
     fn start_publish(&mut self) {
-        if self.busy.publishing || self.outbox.is_empty() || self.now_ms() < self.publish_rests_until_ms {
+        let waits = self.busy.publishing && !planted::is(Fault::PipelinedOutputs);
+        if waits || self.outbox.is_empty() || self.now_ms() < self.publish_rests_until_ms {
             return;
         }
         if self.interrupted.is_some() && self.publish_failures > 0 {
@@ -188,7 +196,8 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
     /// For retries, and for an agent or a broker that is left alone for a while.
     fn start_timer(&mut self) {
         let now_ms = self.now_ms();
-        let dues = [self.agent_rests_until_ms, self.publish_rests_until_ms].into_iter().chain(self.window.next_retry_ms());
+        let dues =
+            [self.agent_rests_until_ms, self.publish_rests_until_ms].into_iter().chain(self.window.next_retry_ms());
         // A retry that is due and can't be made waits for something else: a timer for it would fire over and over.
         let Some(due_ms) = dues.filter(|until| *until > now_ms).min() else { return };
         if self.wakes_ms.is_some_and(|wakes_ms| wakes_ms <= due_ms) {

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use rhizon_kernel::Head;
 
 use super::SlotId;
+use crate::planted::{self, Fault};
 
 #[derive(Debug)]
 pub(super) struct Line {
@@ -26,7 +27,7 @@ impl Line {
     /// Joins the line; answers whether nobody is before.
     pub(super) fn join(&mut self, id: SlotId) -> bool {
         self.waiting.push_back(id);
-        self.waiting.len() == 1
+        self.waiting.len() == 1 || planted::is(Fault::LineJumped)
     }
 
     /// The first is done, with a new head unless it was skipped; answers who is first now.
@@ -45,6 +46,6 @@ impl Line {
 
     /// Whether the store does not know this head yet, or somebody waits for it.
     pub(super) fn is_in_use(&self) -> bool {
-        self.unsaved > 0 || !self.waiting.is_empty()
+        (self.unsaved > 0 && !planted::is(Fault::HeadEvictedUnsaved)) || !self.waiting.is_empty()
     }
 }

@@ -1,0 +1,99 @@
+//! Faults planted on purpose: the simulation must find each of them (`tests/simulation/tests/planted.rs`). They exist in
+//! test builds with the feature `planted-faults` only; in any other build, and in every release build, `is` is `false`.
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// Outputs leave before their commit is durable.
+    PublishBeforeCommit,
+    /// The broker is told of a position that is not durable yet.
+    AcknowledgeBeforeCommit,
+    /// The position covers events that were pulled and not decided.
+    PositionAheadOfCommit,
+    /// A consumer's sequence may leave out numbers.
+    GapAccepted,
+    /// The last event of a pull is not looked up among the known ones.
+    DedupOffByOne,
+    /// What became durable while identities were loaded is not looked up.
+    RecentForgotten,
+    /// An event goes to its agent whatever version of the entity it expects.
+    ExpectedVersionLost,
+    /// The store appends whatever the journal ends with.
+    StaleAppendAccepted,
+    /// An append that met a conflict counts as done.
+    ConflictIsSuccess,
+    /// A publish does not wait for the one before it.
+    PipelinedOutputs,
+    /// A record with some of its outputs published counts as published.
+    HalfRecordPublished,
+    /// What was committed and not published is not looked for.
+    OutboxNotRecovered,
+    /// Everyone who was with the agent when it died is charged.
+    NeighboursCharged,
+    /// A try counts, made or not.
+    TriesForgotten,
+    /// A deleted entity begins anew.
+    TombstoneForgotten,
+    /// An older owner may go on.
+    FenceNotChecked,
+    /// A head that the store does not know yet may leave memory.
+    HeadEvictedUnsaved,
+    /// An entity's events do not wait for each other.
+    LineJumped,
+    /// A rejection for a used id is appended before an open event in front of it.
+    ReusedIdNotHeld,
+}
+
+impl Fault {
+    pub const ALL: [Fault; 19] = [
+        Self::PublishBeforeCommit,
+        Self::AcknowledgeBeforeCommit,
+        Self::PositionAheadOfCommit,
+        Self::GapAccepted,
+        Self::DedupOffByOne,
+        Self::RecentForgotten,
+        Self::ExpectedVersionLost,
+        Self::StaleAppendAccepted,
+        Self::ConflictIsSuccess,
+        Self::PipelinedOutputs,
+        Self::HalfRecordPublished,
+        Self::OutboxNotRecovered,
+        Self::NeighboursCharged,
+        Self::TriesForgotten,
+        Self::TombstoneForgotten,
+        Self::FenceNotChecked,
+        Self::HeadEvictedUnsaved,
+        Self::LineJumped,
+        Self::ReusedIdNotHeld,
+    ];
+}
+
+#[cfg(all(feature = "planted-faults", debug_assertions))]
+mod switch {
+    use std::cell::Cell;
+
+    use super::Fault;
+
+    thread_local! {
+        static PLANTED: Cell<Option<Fault>> = const { Cell::new(None) };
+    }
+
+    /// Plants a fault in everything that runs on this thread from now on, or takes it away.
+    pub fn plant(fault: Option<Fault>) {
+        PLANTED.set(fault);
+    }
+
+    pub(crate) fn is(fault: Fault) -> bool {
+        PLANTED.get() == Some(fault)
+    }
+}
+
+#[cfg(not(all(feature = "planted-faults", debug_assertions)))]
+mod switch {
+    pub(crate) const fn is(_: super::Fault) -> bool {
+        false
+    }
+}
+
+pub(crate) use switch::is;
+#[cfg(all(feature = "planted-faults", debug_assertions))]
+pub use switch::plant;

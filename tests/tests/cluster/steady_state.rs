@@ -35,7 +35,7 @@ async fn a_second_look_at_an_unchanged_cluster_writes_nothing() {
 
     // Agents are looked at regularly; the first look after the events still has news for their status.
     let start = looks(&cluster).await.expect("a leader");
-    more_looks(&cluster, &start, &["agent"], 2 * count::<RhizonAgent>(&cluster).await).await;
+    more_looks(&cluster, &start, &["agent"], count::<RhizonAgent>(&cluster).await).await;
     let settled = looks(&cluster).await.expect("a leader");
     let mark = audit.end();
     more_looks(&cluster, &settled, &["agent"], 2 * count::<RhizonAgent>(&cluster).await).await;

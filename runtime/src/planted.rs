@@ -19,6 +19,8 @@ pub enum Fault {
     ExpectedVersionLost,
     /// The store appends whatever the journal ends with.
     StaleAppendAccepted,
+    /// A late append without records takes the position back.
+    PositionGoesBack,
     /// An append that met a conflict counts as done.
     ConflictIsSuccess,
     /// A publish does not wait for the one before it.
@@ -44,7 +46,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 19] = [
+    pub const ALL: [Fault; 20] = [
         Self::PublishBeforeCommit,
         Self::AcknowledgeBeforeCommit,
         Self::PositionAheadOfCommit,
@@ -53,6 +55,7 @@ impl Fault {
         Self::RecentForgotten,
         Self::ExpectedVersionLost,
         Self::StaleAppendAccepted,
+        Self::PositionGoesBack,
         Self::ConflictIsSuccess,
         Self::PipelinedOutputs,
         Self::HalfRecordPublished,

@@ -98,8 +98,10 @@ impl EventStore for MemoryStore {
                 inner.heads.insert(decision.entity, decision.head);
             }
             let published = inner.mark.published.max(batch.published);
+            let position =
+                if planted::is(Fault::PositionGoesBack) { 0 } else { inner.mark.position }.max(batch.position);
             let config = batch.config.or(inner.mark.config);
-            inner.mark = Mark { epoch: batch.epoch, position: batch.position, published, tail: batch.tail, config };
+            inner.mark = Mark { epoch: batch.epoch, position, published, tail: batch.tail, config };
             Ok(())
         })
     }

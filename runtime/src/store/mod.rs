@@ -155,7 +155,8 @@ pub trait EventStore: Clone + Send + Sync + 'static {
     fn claim(&self) -> impl Future<Output = Result<Mark>> + Send;
     fn mark(&self) -> impl Future<Output = Result<Mark>> + Send;
     fn load(&self, entities: Vec<String>, keys: Vec<Hash>) -> impl Future<Output = Result<Loaded>> + Send;
-    /// Makes the whole batch durable, or nothing of it. To append what is there already is a conflict.
+    /// Makes the whole batch durable, or nothing of it. To append what is there already is a conflict. A batch without
+    /// records fits behind the same record as before: late, it must not take the position back.
     fn append(&self, batch: Batch) -> impl Future<Output = Result<()>> + Send;
     /// Counts a lone try, durably, before it is made; answers how many there were with it.
     fn count_attempt(&self, epoch: u64, key: Hash) -> impl Future<Output = Result<u32>> + Send;

@@ -108,26 +108,14 @@ impl SqliteStore {
 
 impl EventStore for SqliteStore {
     async fn claim(&self) -> Result<Mark> {
-        sqlx::query("UPDATE mark SET epoch = epoch + 1")
-            .execute(&self.writer)
-            .await
-            .map_err(|e| failed("claim", &e))?;
-        self.mark().await
+        // One statement: between two, somebody else's claim would give both the same epoch.
+        let sql = "UPDATE mark SET epoch = epoch + 1 RETURNING epoch, position, published, sequence, link, config";
+        mark(&sqlx::query(sql).fetch_one(&self.writer).await.map_err(|e| failed("claim", &e))?)
     }
 
     async fn mark(&self) -> Result<Mark> {
-        let row = sqlx::query("SELECT epoch, position, published, sequence, link, config FROM mark")
-            .fetch_one(&self.writer)
-            .await
-            .map_err(|e| failed("read the mark", &e))?;
-        let config: Option<Vec<u8>> = row.try_get(5).map_err(|e| failed("read the mark", &e))?;
-        Ok(Mark {
-            epoch: number(&row, 0)?,
-            position: number(&row, 1)?,
-            published: number(&row, 2)?,
-            tail: Tail { sequence: number(&row, 3)?, link: hash(&row, 4)? },
-            config: config.and_then(|bytes| Hash::from_slice(&bytes)),
-        })
+        let sql = "SELECT epoch, position, published, sequence, link, config FROM mark";
+        mark(&sqlx::query(sql).fetch_one(&self.writer).await.map_err(|e| failed("read the mark", &e))?)
     }
 
     async fn load(&self, entities: Vec<String>, keys: Vec<Hash>) -> Result<Loaded> {
@@ -240,6 +228,17 @@ fn first_bytes(rows: &[SqliteRow], limit_bytes: usize) -> Result<Vec<Row>> {
         out.push(row);
     }
     Ok(out)
+}
+
+fn mark(row: &SqliteRow) -> Result<Mark> {
+    let config: Option<Vec<u8>> = row.try_get(5).map_err(|e| failed("read the mark", &e))?;
+    Ok(Mark {
+        epoch: number(row, 0)?,
+        position: number(row, 1)?,
+        published: number(row, 2)?,
+        tail: Tail { sequence: number(row, 3)?, link: hash(row, 4)? },
+        config: config.and_then(|bytes| Hash::from_slice(&bytes)),
+    })
 }
 
 fn journal_row(row: &SqliteRow) -> Result<Row> {

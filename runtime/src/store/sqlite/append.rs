@@ -123,7 +123,7 @@ async fn clear_attempts(tx: &mut Tx, identities: &[(Hash, Hash)]) -> Result<()> 
 }
 
 async fn move_mark(tx: &mut Tx, batch: &Batch) -> Result<()> {
-    let sql = "UPDATE mark SET position = ?, published = max(published, ?), sequence = ?, link = ?, config = coalesce(?, config)";
+    let sql = "UPDATE mark SET position = max(position, ?), published = max(published, ?), sequence = ?, link = ?, config = coalesce(?, config)";
     sqlx::query(sql)
         .bind(signed(batch.position))
         .bind(signed(batch.published))

@@ -98,7 +98,9 @@ impl SimBus {
     async fn prefix(&self, messages: &[Outgoing]) -> Result<Vec<Ack>> {
         let kept = self.world.sim.rng(|rng| rng.index(messages.len()));
         for message in &messages[..kept] {
-            let _ = self.request(vec![message.clone()]).await?;
+            if self.request(vec![message.clone()]).await?.is_err() {
+                break;
+            }
         }
         self.world.sim.sleep_us(PATIENCE_US).await;
         Err(silent("publish"))

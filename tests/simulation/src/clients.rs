@@ -17,8 +17,9 @@ use crate::world::World;
 pub(crate) fn letters(plan: &Plan, rng: &mut Rng) -> Vec<Outgoing> {
     let mut letters: Vec<Outgoing> = Vec::with_capacity(plan.events);
     for number in 0..plan.events {
+        let is_repeated = rng.permille(if 2 * number > plan.events { plan.repeated } else { 60 });
         let letter = match rng.below(20) {
-            0 | 1 if !letters.is_empty() => again(&letters[rng.index(letters.len())], number),
+            _ if is_repeated && number > 0 => again(&letters[rng.index(number)], number),
             2 if number > 0 => {
                 let used = rng.index(number);
                 plain(plan, rng, used)

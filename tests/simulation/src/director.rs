@@ -15,6 +15,9 @@ use crate::plan::AGENTS;
 use crate::store::SimStore;
 use crate::world::{NAMES, World};
 
+/// At most so many processes of one agent run at once.
+const PROCESSES: u32 = 3;
+
 /// A driver that runs, or did.
 pub(crate) struct Instance {
     agent: usize,
@@ -139,7 +142,8 @@ impl Director {
         if agent == 0 && world.strikes("stream full", |rates| rates.stream_full) {
             self.stage.broker.fill(until_us);
         }
-        if store.ledger.is_at_its_last() {
+        let processes = self.instances.iter().filter(|instance| instance.agent == agent).count();
+        if store.ledger.is_at_its_last(u32::try_from(processes).unwrap_or(u32::MAX)) {
             return;
         }
         if world.strikes("crash", |rates| rates.crash) {
@@ -149,10 +153,10 @@ impl Director {
             let polls = world.sim.rng(|rng| u32::try_from(rng.between(1, 300)).unwrap_or(1));
             if let Some(instance) = self.instances.iter().rfind(|instance| instance.agent == agent) {
                 let ledger = store.ledger.clone();
-                world.sim.light_fuse(instance.task, polls, Box::new(move || !ledger.is_at_its_last()));
+                world.sim.light_fuse(instance.task, polls, Box::new(move || !ledger.is_at_its_last(PROCESSES)));
             }
         }
-        if world.strikes("second instance", |rates| rates.second_instance) {
+        if processes < PROCESSES as usize && world.strikes("second instance", |rates| rates.second_instance) {
             self.instances.push(self.stage.start(agent, &store));
         }
         if world.strikes("stop", |rates| rates.stop)

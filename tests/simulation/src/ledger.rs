@@ -38,8 +38,8 @@ impl Ledger {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A batch is durable.
-    pub(crate) fn appended(&self, batch: &Batch) {
+    /// A batch is durable, and the store stands at `position`.
+    pub(crate) fn appended(&self, batch: &Batch, position: u64) {
         let mut state = self.state();
         for entry in &batch.entries {
             let keys = owed(self.agent, &entry.line).unwrap_or_default();
@@ -49,9 +49,12 @@ impl Ledger {
                 state.settled.insert(key);
             }
         }
-        state.position = batch.position;
+        let before = std::mem::replace(&mut state.position, position);
         state.batches.push(batch.clone());
         drop(state);
+        if position < before {
+            self.world.violated(format!("the store of {} went back from {before} to {position}", NAMES[self.agent]));
+        }
         self.world.sim.note("appended", self.agent as u64, batch.tail.sequence);
         self.world.progressed();
     }
@@ -79,12 +82,12 @@ impl Ledger {
         self.world.progressed();
     }
 
-    /// Whether an event has so many lone tries behind it that the next crash, which counts as one, could be its end. The
-    /// driver is right to give up such an event, but the model could not know.
-    pub(crate) fn is_at_its_last(&self) -> bool {
+    /// Whether an event has so many lone tries behind it that the next crash or takeover, which counts as one, could be its
+    /// end, with those that are on their way. The driver is right to give up such an event, but the model could not know.
+    pub(crate) fn is_at_its_last(&self, takeovers: u32) -> bool {
         let state = self.state();
         let most = self.world.plan.agents[self.agent].retry.attempts;
-        state.tried.iter().any(|(key, attempts)| attempts + 3 > most && !state.settled.contains(key))
+        state.tried.iter().any(|(key, attempts)| attempts + 3 + takeovers > most && !state.settled.contains(key))
     }
 
     pub(crate) fn is_tried(&self, key: &str) -> bool {

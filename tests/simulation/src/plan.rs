@@ -68,6 +68,8 @@ pub(crate) struct Plan {
     pub agents: Vec<Driving>,
     pub events: usize,
     pub entities: usize,
+    /// How many of a thousand messages of the second half repeat an event that was sent before.
+    pub repeated: u32,
     /// How long things go wrong.
     pub trouble_us: u64,
     pub ack_wait_us: u64,
@@ -92,6 +94,7 @@ impl Plan {
             agents: orderings.into_iter().map(|ordering| Driving::draw(rng, ordering)).collect(),
             events: rng.index(50) + 8,
             entities: rng.index(7) + 1,
+            repeated: 60 + rate(rng, 940),
             trouble_us,
             ack_wait_us: rng.between(1_000_000, 30_000_000),
             duplicate_window_us: if rng.permille(250) { 500_000 } else { 120_000_000 },
@@ -117,7 +120,7 @@ impl Rates {
         Self {
             slow: rate(rng, 60),
             store_refused: rate(rng, 120),
-            store_unsure: rate(rng, 120),
+            store_unsure: rate(rng, 250),
             publish_refused: rate(rng, 200),
             publish_unsure: rate(rng, 200),
             attach_failed: rate(rng, 300),
@@ -126,7 +129,7 @@ impl Rates {
             pull_lost: rate(rng, 60),
             reconnected: rate(rng, 100),
             ack_lost: rate(rng, 500),
-            agent_unreachable: rate(rng, 200),
+            agent_unreachable: rate(rng, 400),
             agent_slow: rate(rng, 300),
             agent_killed: rate(rng, 100),
             crash: rate(rng, 200),
@@ -156,7 +159,8 @@ impl Moods {
 
 impl Driving {
     fn draw(rng: &mut Rng, ordering: Ordering) -> Self {
-        let attempts = u32::try_from(rng.between(4, 6)).unwrap_or(4);
+        let most = if rng.permille(600) { 5 } else { 9 };
+        let attempts = u32::try_from(rng.between(5, most)).unwrap_or(5);
         Self {
             ordering,
             retry: Retry { attempts, initial_ms: rng.between(1, 40), max_ms: rng.between(20, 400) },

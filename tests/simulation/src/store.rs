@@ -110,7 +110,9 @@ impl EventStore for SimStore {
         self.go("append", move |store| {
             store.room()?;
             let copy = batch.clone();
-            now(store.inner.append(batch)).inspect(|()| store.ledger.appended(&copy))
+            now(store.inner.append(batch))?;
+            store.ledger.appended(&copy, now(store.inner.mark())?.position);
+            Ok(())
         })
         .await
     }

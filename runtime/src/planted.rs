@@ -41,12 +41,18 @@ pub enum Fault {
     HeadEvictedUnsaved,
     /// An entity's events do not wait for each other.
     LineJumped,
+    /// A timer is set for what is due already and can't be done yet.
+    TimerSpins,
+    /// A process that was overtaken while it attached calls the store lost.
+    OvertakenCalledLost,
+    /// A start that meets its own config record stops.
+    OwnRecordForeign,
     /// A rejection for a used id is appended before an open event in front of it.
     ReusedIdNotHeld,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 20] = [
+    pub const ALL: [Fault; 23] = [
         Self::PublishBeforeCommit,
         Self::AcknowledgeBeforeCommit,
         Self::PositionAheadOfCommit,
@@ -66,6 +72,9 @@ impl Fault {
         Self::FenceNotChecked,
         Self::HeadEvictedUnsaved,
         Self::LineJumped,
+        Self::TimerSpins,
+        Self::OvertakenCalledLost,
+        Self::OwnRecordForeign,
         Self::ReusedIdNotHeld,
     ];
 }

@@ -100,7 +100,12 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Driver<B, S, A, C> {
         };
         let position = mark.position.max(self.settings.first_position);
         match self.bus.attach(position).await {
-            Ok(attached) if attached.floor > position => return self.behind(epoch, attached.floor).await,
+            Ok(attached) if attached.floor > position => {
+                if planted::is(Fault::OvertakenCalledLost) {
+                    return Err(Stopped::StoreLost { floor: attached.floor, position });
+                }
+                return self.behind(epoch, attached.floor).await;
+            }
             Ok(_) => {}
             Err(why) => return Ok(Ended::Interrupted { worked: false, why }),
         }

@@ -199,7 +199,8 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
         let dues =
             [self.agent_rests_until_ms, self.publish_rests_until_ms].into_iter().chain(self.window.next_retry_ms());
         // A retry that is due and can't be made waits for something else: a timer for it would fire over and over.
-        let Some(due_ms) = dues.filter(|until| *until > now_ms).min() else { return };
+        let is_ahead = |until: &i64| *until > now_ms || (*until > 0 && planted::is(Fault::TimerSpins));
+        let Some(due_ms) = dues.filter(is_ahead).min() else { return };
         if self.wakes_ms.is_some_and(|wakes_ms| wakes_ms <= due_ms) {
             return;
         }

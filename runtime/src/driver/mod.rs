@@ -169,7 +169,7 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Driver<B, S, A, C> {
             match self.patiently(|| self.store.append(batch.clone())).await {
                 // Perhaps our own earlier success, that was reported as a failure: look again.
                 Err(StoreError::Conflict { .. }) if !planted::is(Fault::OwnRecordForeign) => {
-                    seen = self.patiently(|| self.mark(mark.epoch)).await?
+                    seen = self.patiently(|| self.mark(mark.epoch)).await?;
                 }
                 other => return Ok(other.map(|()| mark)?),
             }

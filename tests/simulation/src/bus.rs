@@ -189,7 +189,8 @@ impl Feed {
                 let Some(raw) = self.inbox.next().now_or_never() else { break };
                 self.take(raw, &mut taken)?;
             }
-            if !taken.is_empty() {
+            if let (Some(first), Some(last)) = (taken.first(), taken.last()) {
+                world.sim.note("pulled", first.stream, last.stream);
                 return Ok(taken);
             }
         }
@@ -212,9 +213,8 @@ impl Feed {
             None | Some(Raw::Expired) => self.outstanding = 0,
             Some(Raw::Message { delivery, subject, payload }) => {
                 self.outstanding = self.outstanding.saturating_sub(1);
-                if self.sequence.take(delivery)? {
-                    taken.push(Message { stream: delivery.stream, subject, payload });
-                }
+                self.sequence.take(delivery)?;
+                taken.push(Message { stream: delivery.stream, subject, payload });
             }
         }
         Ok(())

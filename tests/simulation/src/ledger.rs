@@ -56,6 +56,7 @@ impl Ledger {
             self.world.violated(format!("the store of {} went back from {before} to {position}", NAMES[self.agent]));
         }
         self.world.sim.note("appended", self.agent as u64, batch.tail.sequence);
+        self.world.sim.note("position", self.agent as u64, position);
         self.world.progressed();
     }
 

@@ -72,6 +72,7 @@ pub(crate) struct Plan {
     pub repeated: u32,
     /// How long things go wrong.
     pub trouble_us: u64,
+    /// Longer than the tries of one event take: what is handed out again is read again.
     pub ack_wait_us: u64,
     /// How long the broker knows a message id.
     pub duplicate_window_us: u64,
@@ -96,7 +97,7 @@ impl Plan {
             entities: rng.index(7) + 1,
             repeated: 60 + rate(rng, 940),
             trouble_us,
-            ack_wait_us: rng.between(1_000_000, 30_000_000),
+            ack_wait_us: rng.between(50_000_000, 90_000_000),
             duplicate_window_us: if rng.permille(250) { 500_000 } else { 120_000_000 },
             few: rng.index(6) + 1,
             roll_back: rng.permille(250).then(|| rng.index(AGENTS)),

@@ -9,7 +9,7 @@ use crate::executor::Sim;
 use crate::plan::{AGENTS, Plan, Rates};
 
 /// Nothing in a run takes longer than this without anything else happening.
-pub(crate) const QUIET_US: u64 = 70_000_000;
+pub(crate) const QUIET_US: u64 = 100_000_000;
 
 #[derive(Clone)]
 pub(crate) struct World {

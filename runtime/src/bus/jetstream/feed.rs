@@ -109,9 +109,7 @@ impl Feed {
             // It ends a pull through an import; the next one starts behind it.
             self.outstanding = 0;
         }
-        if !self.sequence.take(delivery)? {
-            return Ok(());
-        }
+        self.sequence.take(delivery)?;
         let message =
             Message { stream: delivery.stream, subject: message.subject.to_string(), payload: message.payload };
         taken.push((message, reply));

@@ -31,6 +31,8 @@ pub enum Fault {
     OutboxNotRecovered,
     /// Everyone who was with the agent when it died is charged.
     NeighboursCharged,
+    /// Others go to the agent while it has one that must be alone.
+    LoneHasCompany,
     /// A try counts, made or not.
     TriesForgotten,
     /// A deleted entity begins anew.
@@ -52,7 +54,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 23] = [
+    pub const ALL: [Fault; 24] = [
         Self::PublishBeforeCommit,
         Self::AcknowledgeBeforeCommit,
         Self::PositionAheadOfCommit,
@@ -67,6 +69,7 @@ impl Fault {
         Self::HalfRecordPublished,
         Self::OutboxNotRecovered,
         Self::NeighboursCharged,
+        Self::LoneHasCompany,
         Self::TriesForgotten,
         Self::TombstoneForgotten,
         Self::FenceNotChecked,

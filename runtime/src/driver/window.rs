@@ -113,6 +113,8 @@ pub(super) struct Window<'a> {
     ready: BTreeSet<SlotId>,
     sleeping: BTreeSet<(i64, SlotId)>,
     calling: usize,
+    /// The lone slot that the agent has, or is about to.
+    alone: Option<SlotId>,
     /// Identities admitted and not yet durable, and those made durable since the last load began.
     pending: HashMap<Hash, Hash>,
     recent: HashMap<Hash, Hash>,
@@ -130,6 +132,7 @@ impl<'a> Window<'a> {
             ready: BTreeSet::new(),
             sleeping: BTreeSet::new(),
             calling: 0,
+            alone: None,
             pending: HashMap::new(),
             recent: HashMap::new(),
             tries,
@@ -235,10 +238,16 @@ impl<'a> Window<'a> {
             self.sleeping.remove(&(until, id));
             self.ready.insert(id);
         }
+        if self.alone.is_some() && !planted::is(Fault::LoneHasCompany) {
+            return Vec::new();
+        }
         let lone = self.ready.iter().copied().find(|id| self.slot(*id).is_some_and(|slot| slot.lone));
         let chosen: Vec<SlotId> = match lone {
             Some(_) if self.calling > 0 => Vec::new(),
-            Some(id) => vec![id],
+            Some(id) => {
+                self.alone = Some(id);
+                vec![id]
+            }
             None => self.ready.iter().copied().take(room).collect(),
         };
         for id in &chosen {
@@ -274,7 +283,7 @@ impl<'a> Window<'a> {
     /// Takes the agent's answer to a slot. Returns the reason of a failed try.
     pub(super) fn answered(&mut self, id: SlotId, answer: Answer, now_ms: i64) -> Option<Reason> {
         let index = self.index(id)?;
-        self.calling -= 1;
+        self.called(id);
         let slot = &mut self.slots[index];
         let line = self.lines.get_mut(&slot.arrival.entity)?;
         let reason = match answer {
@@ -340,9 +349,15 @@ impl<'a> Window<'a> {
         if let Some(index) = self.index(id) {
             self.slots[index].state = State::Waiting;
             self.slots[index].attempts += u32::from(planted::is(Fault::TriesForgotten));
-            self.calling -= 1;
+            self.called(id);
             self.ready.insert(id);
         }
+    }
+
+    /// The agent has it no more.
+    fn called(&mut self, id: SlotId) {
+        self.calling -= 1;
+        self.alone = self.alone.filter(|alone| *alone != id);
     }
 
     /// A lone try is about to be made; answers the key to count it under, unless that is done.

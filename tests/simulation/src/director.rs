@@ -186,6 +186,7 @@ impl Director {
             if instance.report.has_changed().is_ok() {
                 return true;
             }
+            world.sim.note("ended", instance.agent as u64, instance.task);
             if start_again {
                 world.progressed(); // Others now get what it would have got.
             }

@@ -212,9 +212,9 @@ impl Executor {
             if self.polls > CIRCLES {
                 return End::Spinning;
             }
-            self.bury();
             let spawned = std::mem::take(&mut self.sim.queues().spawned);
             self.tasks.extend(spawned);
+            self.bury();
             let Some(id) = self.choose() else {
                 let second = self.sim.now_us() / 1_000_000;
                 if !self.advance() {

@@ -3,12 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rhizon_kernel::chain::Hash;
+use rhizon_kernel::ingress;
 use rhizon_kernel::record::{Decided, Line, Part};
 use rhizon_kernel::replay::Replay;
 use rhizon_kernel::subject::Subject;
 use rhizon_runtime::driver::Ordering;
 use rhizon_runtime::store::{EventStore as _, Row};
 
+use crate::behaviour::{self, Mood};
 use crate::broker::{Broker, Stored, is_for};
 use crate::ledger::owed;
 use crate::model::Model;
@@ -27,6 +29,7 @@ pub(crate) fn check(world: &World, broker: &Broker, stores: &[SimStore]) -> Chec
         replays(store, &rows).map_err(promise)?;
         let commits = agrees_with_the_model(world, agent, &log, &rows).map_err(promise)?;
         publishes_what_it_owes(agent, &rows, &log, &dead).map_err(promise)?;
+        charges_nobody_for_others(world, agent, &rows).map_err(promise)?;
         world.sim.note("root", agent as u64, commits);
     }
     if world.plan.agents.iter().all(|driving| driving.ordering == Ordering::Stream) {
@@ -81,6 +84,28 @@ fn agrees_with_the_model(world: &World, agent: usize, log: &[Stored], rows: &[Ro
         return Err(format!("it decided about {entity}, for which there was no event"));
     }
     Ok(model.commits.len() as u64)
+}
+
+/// As long as no process died, an event that its agent handles at once was tried once, whatever its neighbours did. With a
+/// process dies what it knew of tries that were under way.
+fn charges_nobody_for_others(world: &World, agent: usize, rows: &[Row]) -> Checked {
+    let counts = world.counts();
+    if ["crash", "fuse", "second instance", "stop"].iter().any(|fault| counts.contains_key(fault)) {
+        return Ok(());
+    }
+    for row in rows {
+        let line = Line::parse(&row.line).map_err(|e| e.to_string())?;
+        let Part::Decided(bytes) = line.part else { continue };
+        let decided = Decided::parse(bytes).map_err(|e| e.to_string())?;
+        let Some(input) = decided.input else { continue };
+        let arrival = ingress::decode(&world.configs[agent], &decided.subject, input.get().as_bytes());
+        let mood = behaviour::mood(&world.plan, agent, &arrival.key.to_string());
+        let attempts = line.observed().map_err(|e| e.to_string())?.attempts;
+        if matches!(mood, Mood::Works | Mood::Deletes | Mood::Refused) && attempts != 1 {
+            return Err(format!("record {} says {attempts} attempts, and the event did no harm", row.sequence));
+        }
+    }
+    Ok(())
 }
 
 /// Its outputs are on the stream once each, repetitions under the same key apart, in the order of the journal.

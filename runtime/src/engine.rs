@@ -11,7 +11,7 @@ use crate::agent::{Agent, Answer, CallError, Item};
 use crate::bus::{BusError, Publisher};
 use crate::clock::Clock;
 use crate::driver::outbox;
-use crate::store::{Batch, Entry, EventStore, Known, Mark, StoreError};
+use crate::store::{Batch, Entry, EventStore, Known, Mark, StoreError, Waits};
 use crate::telemetry::TraceContext;
 
 #[derive(Debug, thiserror::Error)]
@@ -68,13 +68,14 @@ impl<A: Agent, P: Publisher, S: EventStore, C: Clock> Engine<A, P, S, C> {
         let loaded = self.store.load(vec![arrival.entity.clone()], vec![arrival.key]).await?;
         let head = loaded.heads.into_iter().next().flatten().unwrap_or_default();
         let known = loaded.known.first().copied().flatten().and_then(|known| match known {
-            Known::Settled(digest) => Some(digest),
+            Known::Settled(digest) | Known::Parked(digest) => Some(digest),
             Known::Tried(_) => None,
         });
         let commit = match ingress::decide(&self.config, &head, known.as_ref(), &arrival) {
             Decision::Duplicate => return Ok(Effect::Duplicate),
             Decision::Reject(reason) => egress::settle(&head, &arrival, Outcome::Rejected, &reason),
             Decision::Conflict(reason) => egress::settle(&head, &arrival, Outcome::Conflict, &reason),
+            Decision::Note(_) => egress::note(&head, &arrival),
             Decision::Accept => self.ask(&head, &arrival).await?,
         };
         let effect = Effect::Settled { outcome: commit.outcome, version: commit.head.version };
@@ -120,6 +121,7 @@ impl<A: Agent, P: Publisher, S: EventStore, C: Clock> Engine<A, P, S, C> {
             position: observed.stream,
             published: mark.published,
             config: None,
+            waits: Waits::default(),
         };
         self.store.append(batch).await?;
         (mark.tail, mark.position) = (tail, observed.stream);

@@ -7,7 +7,7 @@ use rhizon_kernel::chain::Hash;
 use rhizon_kernel::record::Tail;
 use rhizon_runtime::store::memory::MemoryStore;
 use rhizon_runtime::store::sqlite::SqliteStore;
-use rhizon_runtime::store::{Batch, Decision, Entry, EventStore, Known, Mark, StoreError};
+use rhizon_runtime::store::{Batch, Decision, Entry, EventStore, Known, Mark, StoreError, Waits};
 use serde_json::value::RawValue;
 
 /// Runs a test on each store; a file store's folder lives as long as the test.
@@ -62,12 +62,22 @@ fn batch(mark: &Mark, events: &[(&str, &str)], emits: bool) -> Batch {
                 identity: Some((hash(id), hash("content"))),
                 head: head(tail.sequence, Some("{\"a\":1}")),
                 emits,
+                dead: false,
             };
             Entry { sequence: tail.sequence, line: format!("line {id}").into(), decision: Some(decision) }
         })
         .collect();
     let position = mark.position + events.len() as u64;
-    Batch { epoch: mark.epoch, after: mark.tail.sequence, entries, tail, position, published: 0, config: None }
+    Batch {
+        epoch: mark.epoch,
+        after: mark.tail.sequence,
+        entries,
+        tail,
+        position,
+        published: 0,
+        config: None,
+        waits: Waits::default(),
+    }
 }
 
 /// Appends, and answers the mark behind it.

@@ -58,6 +58,8 @@ pub enum Outcome {
     Rejected,
     Conflict,
     DeadLettered,
+    /// A control command: the agent was not asked, and the entity stays as it is.
+    Noted,
 }
 
 impl Outcome {
@@ -67,6 +69,7 @@ impl Outcome {
             Self::Rejected => "rejected",
             Self::Conflict => "conflict",
             Self::DeadLettered => "dead-lettered",
+            Self::Noted => "noted",
         }
     }
 }
@@ -129,6 +132,11 @@ pub fn react(config: &Config, head: &Head, arrival: &Arrival, reaction: Reaction
     Ok(commit(head, arrival, Outcome::Processed, None, outputs, state))
 }
 
+/// Makes the commit of a control command: who gave it, and when, in the chain of the entity that it is about.
+pub fn note(head: &Head, arrival: &Arrival) -> Commit {
+    commit(head, arrival, Outcome::Noted, None, Vec::new(), StateChange::Unchanged)
+}
+
 /// Makes the commit of an event that the agent never saw or could not handle.
 pub fn settle(head: &Head, arrival: &Arrival, outcome: Outcome, reason: &Reason) -> Commit {
     commit(head, arrival, outcome, Some(reason), Vec::new(), StateChange::Unchanged)
@@ -145,6 +153,9 @@ fn output(
     let invalid = |field: &str, why: String| InvalidAnswer { field: format!("outputs[{index}].{field}"), why };
     let Draft { event_type, subject, target, deliver_at, data } = draft;
     let event_type: EventType = event_type.parse().map_err(|e| invalid("type", format!("{e}")))?;
+    let deliver_at = deliver_at.map(|text| text.parse::<Timestamp>()).transpose().map_err(|_| {
+        invalid("deliverAt", "is not a time; write it as RFC 3339 does, such as 2030-01-01T00:00:00Z".into())
+    })?;
     if !config.publishes.contains(&event_type) {
         return Err(invalid("type", format!("'{event_type}' is not among the types that the agent publishes")));
     }
@@ -156,9 +167,6 @@ fn output(
     if target.as_deref().is_some_and(|t| !is_label(t)) {
         return Err(invalid("target", "is not an agent's name".into()));
     }
-    if deliver_at.is_some() {
-        return Err(invalid("deliverAt", "timers are not supported by this version".into()));
-    }
     let mut envelope =
         Envelope::new(output_id(&arrival.key, &config.agent, index), config.source(), event_type, entity);
     envelope.time = time;
@@ -169,6 +177,7 @@ fn output(
     envelope.causationid = Some(cause.id.clone());
     envelope.depth = cause.depth + 1;
     envelope.target = target;
+    envelope.deliverat = deliver_at;
     envelope.actor.clone_from(&cause.actor);
     envelope.roles.clone_from(&cause.roles);
     let size = envelope.to_decided_json().len();

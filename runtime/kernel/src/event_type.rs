@@ -1,4 +1,5 @@
-//! Event types, `cmd.<noun>.<verb>` and `evt.<noun>.<past tense>`, and patterns over them.
+//! Event types, `cmd.<noun>.<verb>` and `evt.<noun>.<past tense>`, and patterns over them. `ctl.<noun>.<verb>` is how
+//! people steer a sidecar through the gateway; no agent sends or gets it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -24,15 +25,26 @@ pub struct EventType(String);
 #[serde(try_from = "String", into = "String")]
 pub struct TypePattern(String);
 
+/// How types begin that are for the runtime itself.
+const CONTROL: &str = "ctl";
+
 impl EventType {
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    pub fn is_control(&self) -> bool {
+        self.0.split('.').next() == Some(CONTROL)
     }
 }
 
 impl TypePattern {
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    pub fn is_control(&self) -> bool {
+        self.0.split('.').next() == Some(CONTROL)
     }
 
     pub fn matches(&self, event_type: &str) -> bool {
@@ -51,7 +63,7 @@ fn check(given: &str, wildcards: bool) -> Result<(), InvalidType> {
     let fail = |why| Err(InvalidType { given: given.to_owned(), why });
     let tokens: Vec<&str> = given.split('.').collect();
     let [kind, rest @ ..] = tokens.as_slice() else { return fail("it is empty") };
-    if *kind != "cmd" && *kind != "evt" {
+    if !["cmd", "evt", CONTROL].contains(kind) {
         return fail("it begins with neither 'cmd.' nor 'evt.'");
     }
     if rest.len() != 2 {

@@ -58,8 +58,52 @@ pub enum Decision {
     /// The same event again: nothing happens, and nothing is journaled.
     Duplicate,
     Reject(Reason),
-    /// The sender expected another version of the entity.
+    /// The sender expected another version of the entity, or the event's id is another's.
     Conflict(Reason),
+    /// A command for the runtime: it is journaled, and the agent is not asked.
+    Note(Control),
+}
+
+/// What people may ask of a sidecar about an event, which is named by its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Control {
+    /// A dead letter was sent again, as a new event.
+    Redrive(Hash),
+    /// A dead letter is to be left as it is.
+    Drop(Hash),
+    /// An event that is not due yet must not be delivered.
+    Cancel(Hash),
+}
+
+impl Control {
+    /// Types of the commands, and what each does.
+    pub const REDRIVE: &'static str = "ctl.dead.redrive";
+    pub const DROP: &'static str = "ctl.dead.drop";
+    pub const CANCEL: &'static str = "ctl.timer.cancel";
+
+    fn parse(envelope: &Envelope) -> Result<Self, Reason> {
+        #[derive(serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Data {
+            key: Hash,
+        }
+        let data = envelope.data.as_ref().map_or("null", |data| data.get());
+        let Data { key } =
+            serde_json::from_str(data).map_err(|e| Reason::new("invalid_control", format!("data: {e}")))?;
+        match envelope.event_type.as_str() {
+            Self::REDRIVE => Ok(Self::Redrive(key)),
+            Self::DROP => Ok(Self::Drop(key)),
+            Self::CANCEL => Ok(Self::Cancel(key)),
+            other => Err(Reason::new("invalid_control", format!("no command is called '{other}'"))),
+        }
+    }
+}
+
+/// Why an event that waited was not delivered.
+pub const CANCELLED: &str = "cancelled";
+
+pub fn cancelled() -> Reason {
+    Reason::new(CANCELLED, "taken back before it was due")
 }
 
 /// Takes a message apart. Never fails: what can't be decoded arrives too, and is rejected under its subject's entity.
@@ -101,16 +145,15 @@ pub fn decide(config: &Config, head: &Head, known: Option<&Hash>, arrival: &Arri
     match known {
         Some(digest) if *digest == arrival.digest => return Decision::Duplicate,
         Some(_) => {
-            return reject(
-                "id_reused",
-                "this source and id were used before, with other content; give each event its own id",
-            );
+            let detail = "this source and id were used before, with other content; give each event its own id";
+            return Decision::Conflict(Reason::new("id_reused", detail));
         }
         None => {}
     }
     match &arrival.body {
         Body::Malformed { reason, .. } => Decision::Reject(reason.clone()),
         Body::Event { subject, envelope, .. } => disagreement(config, subject, envelope)
+            .or_else(|| control(subject, envelope))
             .or_else(|| forbidden(config, envelope))
             .or_else(|| conflict(head, envelope))
             .unwrap_or(Decision::Accept),
@@ -146,6 +189,17 @@ fn disagreement(config: &Config, subject: &Subject, envelope: &Envelope) -> Opti
         None => subject.publisher == GATEWAY && !source.starts_with(RESERVED_SOURCE),
     };
     if honest { None } else { differs("source") }
+}
+
+/// What people ask of the runtime comes from the gateway, which knows who may, and to one agent.
+fn control(subject: &Subject, envelope: &Envelope) -> Option<Decision> {
+    if !envelope.event_type.is_control() {
+        return None;
+    }
+    if subject.publisher != GATEWAY || subject.target.is_none() {
+        return Some(reject("invalid_control", "control commands come from the gateway, and to one agent"));
+    }
+    Some(Control::parse(envelope).map_or_else(Decision::Reject, Decision::Note))
 }
 
 /// Whether the agent's rules keep the event out.

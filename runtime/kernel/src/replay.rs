@@ -1,6 +1,6 @@
 //! Replay: the journal is folded through the functions that made it, and every hash is computed again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::value::RawValue;
 
@@ -10,7 +10,7 @@ use crate::egress::{self, Commit, Draft, InvalidAnswer, Outcome, Reaction, State
 use crate::envelope::Envelope;
 use crate::head::Head;
 use crate::identity::dedup_key;
-use crate::ingress::{self, Arrival, Body, Decision, Reason};
+use crate::ingress::{self, Arrival, Body, CANCELLED, Control, Decision, Reason};
 use crate::record::{Decided, Line, Part, Tail};
 
 /// Codes of reasons that come from an agent's answers, and so can't be decided again without it.
@@ -33,6 +33,8 @@ pub struct Replay {
     config: Option<Config>,
     heads: BTreeMap<String, Head>,
     known: BTreeMap<Hash, Hash>,
+    /// Events that somebody took back before they were due.
+    cancelled: BTreeSet<Hash>,
 }
 
 impl Replay {
@@ -85,10 +87,16 @@ impl Replay {
             self.config.as_ref().ok_or_else(|| wrong("config", "a config record first".into(), "none".into()))?;
         let arrival = arrival(config, &decided).map_err(|e| wrong("input", "an event".into(), e))?;
         let known = self.known.get(&arrival.key);
-        let commit = decide_again(config, &head, known, &arrival, &decided).map_err(|(e, g)| wrong("outcome", e, g))?;
+        let decision = ingress::decide(config, &head, known, &arrival);
+        let cancelled = self.cancelled.contains(&arrival.key);
+        let commit = decide_again(config, &head, &decision, cancelled, &arrival, &decided)
+            .map_err(|(e, g)| wrong("outcome", e, g))?;
         if commit.decided != bytes {
             let (expected, got) = difference(&commit.decided, bytes);
             return Err(wrong("decided", expected, got));
+        }
+        if let Decision::Note(Control::Cancel(key)) = decision {
+            self.cancelled.insert(key);
         }
         self.known.entry(commit.key).or_insert(commit.digest);
         self.heads.insert(commit.entity, commit.head);
@@ -133,24 +141,28 @@ fn arrival(config: &Config, decided: &Decided<'_>) -> Result<Arrival, String> {
 fn decide_again(
     config: &Config,
     head: &Head,
-    known: Option<&Hash>,
+    decision: &Decision,
+    cancelled: bool,
     arrival: &Arrival,
     decided: &Decided<'_>,
 ) -> Result<Commit, (String, String)> {
     let got = decided.outcome.to_string();
     let reason = decided.reason.clone().unwrap_or_else(|| Reason::new("", ""));
     let by_agent = reason.code.starts_with(AGENT_REASONS);
-    match (ingress::decide(config, head, known, arrival), got.as_str()) {
+    match (decision, got.as_str()) {
         (Decision::Accept, "processed") => {
             let reaction = reaction(decided).map_err(|why| (why, got.clone()))?;
             egress::react(config, head, arrival, reaction).map_err(|e: InvalidAnswer| (e.to_string(), got))
         }
-        (Decision::Accept, "rejected") if by_agent => Ok(egress::settle(head, arrival, Outcome::Rejected, &reason)),
+        (Decision::Accept, "rejected") if by_agent || (cancelled && reason.code == CANCELLED) => {
+            Ok(egress::settle(head, arrival, Outcome::Rejected, &reason))
+        }
         (Decision::Accept, "dead-lettered") if by_agent => {
             Ok(egress::settle(head, arrival, Outcome::DeadLettered, &reason))
         }
-        (Decision::Reject(reason), "rejected") => Ok(egress::settle(head, arrival, Outcome::Rejected, &reason)),
-        (Decision::Conflict(reason), "conflict") => Ok(egress::settle(head, arrival, Outcome::Conflict, &reason)),
+        (Decision::Reject(reason), "rejected") => Ok(egress::settle(head, arrival, Outcome::Rejected, reason)),
+        (Decision::Conflict(reason), "conflict") => Ok(egress::settle(head, arrival, Outcome::Conflict, reason)),
+        (Decision::Note(_), "noted") => Ok(egress::note(head, arrival)),
         (decision, _) => Err((format!("{decision:?}"), got)),
     }
 }
@@ -162,9 +174,10 @@ fn reaction(decided: &Decided<'_>) -> Result<Reaction, String> {
         .iter()
         .map(|raw| {
             let limits = crate::Limits { envelope_bytes: usize::MAX, ..crate::Limits::default() };
-            let Envelope { event_type, subject, target, data, .. } =
+            let Envelope { event_type, subject, target, deliverat, data, .. } =
                 Envelope::parse(raw.get().as_bytes(), &limits).map_err(|e| e.to_string())?;
-            Ok(Draft { event_type: event_type.into(), subject: Some(subject), target, deliver_at: None, data })
+            let deliver_at = deliverat.map(|time| time.to_string());
+            Ok(Draft { event_type: event_type.into(), subject: Some(subject), target, deliver_at, data })
         })
         .collect::<Result<_, String>>()?;
     let state = match decided.state {

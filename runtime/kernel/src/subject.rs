@@ -107,7 +107,7 @@ pub fn unescape(token: &str) -> Option<String> {
     (!entity.is_empty() && escape(&entity) == token).then_some(entity)
 }
 
-/// The consumer filters of an agent: broadcasts and what is sent to it alone, without overlaps.
+/// The consumer filters of an agent: broadcasts, what is sent to it alone, and control; without overlaps.
 pub fn filters(agent: &str, subscribes: &[TypePattern]) -> Vec<String> {
     let mut kept: Vec<&TypePattern> = Vec::new();
     for pattern in subscribes {
@@ -118,7 +118,8 @@ pub fn filters(agent: &str, subscribes: &[TypePattern]) -> Vec<String> {
         kept.push(pattern);
     }
     kept.sort();
-    kept.iter().flat_map(|p| [format!("ev.*.*.{p}.*"), format!("to.{agent}.*.*.{p}.*")]).collect()
+    let events = kept.iter().flat_map(|p| [format!("ev.*.*.{p}.*"), format!("to.{agent}.*.*.{p}.*")]);
+    events.chain([format!("to.{agent}.{GATEWAY}.*.ctl.*.*.*")]).collect()
 }
 
 /// What a publisher may publish: its own name, these types, any entity, with or without a target.

@@ -110,6 +110,7 @@ impl Engine {
             Decision::Duplicate => return,
             Decision::Reject(reason) => egress::settle(&head, &arrival, Outcome::Rejected, &reason),
             Decision::Conflict(reason) => egress::settle(&head, &arrival, Outcome::Conflict, &reason),
+            Decision::Note(_) => egress::note(&head, &arrival),
             Decision::Accept => {
                 self.accepted.push(input.payload.clone());
                 match reaction(&input.answer) {

@@ -174,6 +174,7 @@ impl<'a> Window<'a> {
             let stored = stored.filter(|_| last != Some(stream));
             let (stored, charged) = match stored {
                 Some(Known::Settled(digest)) => (Some(digest), 0),
+                Some(Known::Parked(digest)) => (Some(digest), 0),
                 Some(Known::Tried(charged)) => (None, charged),
                 None => (None, 0),
             };
@@ -222,6 +223,12 @@ impl<'a> Window<'a> {
                     Decision::Conflict(_) if planted::is(Fault::ExpectedVersionLost) => {
                         self.ready.insert(id);
                         return;
+                    }
+                    Decision::Note(_) => {
+                        let commit = egress::note(line.head(), &slot.arrival);
+                        next = line.advance(Some(commit.head.clone()));
+                        slot.state = State::Decided(Box::new(commit));
+                        continue;
                     }
                     Decision::Reject(reason) => (Outcome::Rejected, reason),
                     Decision::Conflict(reason) => (Outcome::Conflict, reason),

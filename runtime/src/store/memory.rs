@@ -1,6 +1,6 @@
 //! A store in memory: the reference that the others are compared with.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rhizon_kernel::Head;
@@ -8,7 +8,10 @@ use rhizon_kernel::chain::Hash;
 
 use crate::planted::{self, Fault};
 
-use super::{Batch, Counts, EventStore, Known, Loaded, Mark, Result, Row, StoreError};
+use super::{
+    Batch, Counts, Deferred, Due, Entry, EventStore, Fate, Known, Loaded, Mark, Parked, RELEASED_TOGETHER, Result, Row,
+    StoreError, Waits,
+};
 
 #[derive(Clone, Default)]
 pub struct MemoryStore {
@@ -20,8 +23,13 @@ struct Inner {
     mark: Mark,
     journal: Vec<(Option<String>, bool, Row)>,
     heads: BTreeMap<String, Head>,
-    known: HashMap<Hash, Hash>,
+    /// Digest of the event, and the record that decided on it.
+    known: HashMap<Hash, (Hash, u64)>,
     attempts: HashMap<Hash, u32>,
+    parked: BTreeMap<u64, Parked>,
+    deferred: BTreeMap<Hash, Deferred>,
+    /// Open dead letters: their records, by the key of their event.
+    dead: HashMap<Hash, u64>,
 }
 
 impl Inner {
@@ -31,6 +39,49 @@ impl Inner {
         } else {
             Err(StoreError::Fenced { ours: epoch, found: self.mark.epoch })
         }
+    }
+
+    fn take_in(&mut self, entry: Entry) {
+        let row = Row { sequence: entry.sequence, line: entry.line };
+        let Some(decision) = entry.decision else {
+            self.journal.push((None, false, row));
+            return;
+        };
+        if let Some((key, digest)) = decision.identity {
+            self.known.insert(key, (digest, entry.sequence));
+            self.attempts.remove(&key);
+            if decision.dead {
+                self.dead.insert(key, entry.sequence);
+            }
+        }
+        self.journal.push((Some(decision.entity.clone()), decision.emits, row));
+        self.heads.insert(decision.entity, decision.head);
+    }
+
+    fn change_waits(&mut self, waits: Waits) {
+        let Waits { park, unpark, defer, cancel, resolve } = waits;
+        self.parked.extend(park.into_iter().map(|parked| (parked.stream, parked)));
+        for stream in unpark {
+            let Some(gone) = self.parked.remove(&stream).filter(|gone| gone.holds) else { continue };
+            let behind = self.parked.values_mut().filter(|parked| parked.holds && parked.entity == gone.entity);
+            for next in behind.take(RELEASED_TOGETHER) {
+                next.due_ms.get_or_insert(0);
+            }
+        }
+        self.deferred.extend(defer.into_iter().map(|deferred| (deferred.key, deferred)));
+        for key in cancel {
+            self.deferred.remove(&key);
+            for timer in self.parked.values_mut().filter(|parked| parked.key == key && !parked.holds) {
+                (timer.due_ms, timer.cancelled) = (Some(0), true);
+            }
+        }
+        for key in resolve {
+            self.dead.remove(&key);
+        }
+    }
+
+    fn row(&self, sequence: u64) -> Option<&Row> {
+        self.journal.get(usize::try_from(sequence).ok()?.checked_sub(1)?).map(|entry| &entry.2)
     }
 }
 
@@ -68,11 +119,18 @@ impl EventStore for MemoryStore {
     async fn load(&self, entities: Vec<String>, keys: Vec<Hash>) -> Result<Loaded> {
         Ok(self.with(|inner| Loaded {
             heads: entities.iter().map(|entity| inner.heads.get(entity).cloned()).collect(),
+            held: entities
+                .iter()
+                .map(|entity| inner.parked.values().filter(|p| p.holds && p.entity == *entity).count() as u64)
+                .collect(),
             known: keys
                 .iter()
                 .map(|key| {
-                    let settled = inner.known.get(key).map(|digest| Known::Settled(*digest));
-                    settled.or_else(|| inner.attempts.get(key).map(|count| Known::Tried(*count)))
+                    let settled = inner.known.get(key).map(|(digest, _)| Known::Settled(*digest));
+                    let parked = || inner.parked.values().find(|parked| parked.key == *key);
+                    settled
+                        .or_else(|| parked().map(|parked| Known::Parked(parked.digest)))
+                        .or_else(|| inner.attempts.get(key).map(|count| Known::Tried(*count)))
                 })
                 .collect(),
         }))
@@ -85,18 +143,9 @@ impl EventStore for MemoryStore {
                 return Err(StoreError::Conflict { expected: batch.after, found: inner.mark.tail.sequence });
             }
             for entry in batch.entries {
-                let row = Row { sequence: entry.sequence, line: entry.line };
-                let Some(decision) = entry.decision else {
-                    inner.journal.push((None, false, row));
-                    continue;
-                };
-                if let Some((key, digest)) = decision.identity {
-                    inner.known.insert(key, digest);
-                    inner.attempts.remove(&key);
-                }
-                inner.journal.push((Some(decision.entity.clone()), decision.emits, row));
-                inner.heads.insert(decision.entity, decision.head);
+                inner.take_in(entry);
             }
+            inner.change_waits(batch.waits);
             let published = inner.mark.published.max(batch.published);
             let position =
                 if planted::is(Fault::PositionGoesBack) { 0 } else { inner.mark.position }.max(batch.position);
@@ -146,6 +195,66 @@ impl EventStore for MemoryStore {
     }
 
     async fn counts(&self) -> Result<Counts> {
-        Ok(self.with(|inner| Counts { records: inner.journal.len() as u64, entities: inner.heads.len() as u64 }))
+        Ok(self.with(|inner| Counts {
+            records: inner.journal.len() as u64,
+            entities: inner.heads.len() as u64,
+            parked: inner.parked.len() as u64,
+            deferred: inner.deferred.len() as u64,
+            dead: inner.dead.len() as u64,
+        }))
+    }
+
+    async fn fate(&self, key: Hash) -> Result<Option<Fate>> {
+        Ok(self.with(|inner| {
+            let decided = inner.known.get(&key).and_then(|(_, sequence)| inner.row(*sequence));
+            let parked = || inner.parked.values().find(|parked| parked.key == key);
+            decided
+                .map(|row| Fate::Decided(row.clone()))
+                .or_else(|| {
+                    let Parked { entity, due_ms, attempts, .. } = parked()?.clone();
+                    Some(Fate::Parked { entity, due_ms, attempts })
+                })
+                .or_else(|| {
+                    let Deferred { due_ms, sequence, .. } = *inner.deferred.get(&key)?;
+                    Some(Fate::Deferred { due_ms, sequence })
+                })
+        }))
+    }
+
+    async fn dead_letters(&self, after: u64, limit_bytes: usize) -> Result<Vec<Row>> {
+        let open: BTreeSet<u64> = self.with(|inner| inner.dead.values().copied().collect());
+        Ok(self.rows(after, limit_bytes, |entry| open.contains(&entry.2.sequence)))
+    }
+
+    async fn due(&self, now_ms: i64, limit: usize) -> Result<Due> {
+        Ok(self.with(|inner| {
+            let is_due = |due_ms: Option<i64>| due_ms.is_some_and(|due_ms| due_ms <= now_ms);
+            let mut parked: Vec<Parked> = inner.parked.values().filter(|p| is_due(p.due_ms)).cloned().collect();
+            parked.sort_by_key(|parked| (parked.due_ms, parked.stream));
+            parked.truncate(limit);
+            let mut deferred: Vec<Deferred> =
+                inner.deferred.values().filter(|d| is_due(Some(d.due_ms))).cloned().collect();
+            deferred.sort_by_key(|deferred| (deferred.due_ms, deferred.sequence, deferred.key));
+            deferred.truncate(limit);
+            Due { parked, deferred }
+        }))
+    }
+
+    async fn next_due(&self, after_ms: i64) -> Result<Option<i64>> {
+        Ok(self.with(|inner| {
+            let parked = inner.parked.values().filter_map(|parked| parked.due_ms);
+            let deferred = inner.deferred.values().map(|deferred| deferred.due_ms);
+            parked.chain(deferred).filter(|due_ms| *due_ms > after_ms).min()
+        }))
+    }
+
+    async fn fired(&self, epoch: u64, keys: Vec<Hash>) -> Result<()> {
+        self.with(|inner| {
+            inner.check(epoch)?;
+            for key in keys {
+                inner.deferred.remove(&key);
+            }
+            Ok(())
+        })
     }
 }

@@ -8,7 +8,7 @@ use std::future::Future;
 use bytes::Bytes;
 use rhizon_kernel::chain::Hash;
 use rhizon_kernel::egress::{Commit, Outcome};
-use rhizon_kernel::record::{Observed, Tail};
+use rhizon_kernel::record::{Line, Observed, Tail};
 use rhizon_kernel::{Config, Head};
 
 /// What a store remembers of its agent.
@@ -52,6 +52,7 @@ impl Mark {
             position: self.position,
             published: self.published,
             config: Some(hash),
+            waits: Waits::default(),
         })
     }
 }
@@ -73,6 +74,8 @@ pub struct Decision {
     pub head: Head,
     /// Whether something must be published for it.
     pub emits: bool,
+    /// Whether it is a dead letter, which stays open until it is dealt with.
+    pub dead: bool,
 }
 
 impl Entry {
@@ -83,6 +86,7 @@ impl Entry {
             identity: is_first.then_some((commit.key, commit.digest)),
             head: commit.head.clone(),
             emits: !commit.outputs.is_empty() || commit.outcome == Outcome::DeadLettered,
+            dead: commit.outcome == Outcome::DeadLettered,
         };
         let line = tail.append_commit(commit, observed).into();
         Self { sequence: observed.sequence, line, decision: Some(decision) }
@@ -99,12 +103,77 @@ pub struct Batch {
     pub position: u64,
     pub published: u64,
     pub config: Option<Hash>,
+    pub waits: Waits,
 }
+
+/// Changes to what waits in the store: events that were taken from the stream and can't be decided yet, and outputs that
+/// are not to be published yet.
+#[derive(Debug, Clone, Default)]
+pub struct Waits {
+    /// Parked anew, or again with another due time.
+    pub park: Vec<Parked>,
+    /// Stream sequences of parked events that the batch decides. The next events of an entity that is held become due.
+    pub unpark: Vec<u64>,
+    pub defer: Vec<Deferred>,
+    /// Outputs and timers that are taken back: a deferred output is gone, a timer is due, and marked as cancelled.
+    pub cancel: Vec<Hash>,
+    /// Dead letters that are dealt with, by the key of their event.
+    pub resolve: Vec<Hash>,
+}
+
+impl Waits {
+    pub fn is_empty(&self) -> bool {
+        let Self { park, unpark, defer, cancel, resolve } = self;
+        park.is_empty() && unpark.is_empty() && defer.is_empty() && cancel.is_empty() && resolve.is_empty()
+    }
+}
+
+/// An event that waits in the store, so that the position can pass it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parked {
+    pub stream: u64,
+    pub entity: String,
+    pub key: Hash,
+    pub digest: Hash,
+    /// When it is its turn; absent behind another event of an entity that is held.
+    pub due_ms: Option<i64>,
+    /// Whether later events of its entity must wait for it. A timer holds nobody.
+    pub holds: bool,
+    /// Whether somebody has taken it back: it is decided without the agent.
+    pub cancelled: bool,
+    /// Failed tries so far.
+    pub attempts: u32,
+    pub subject: String,
+    pub payload: Bytes,
+}
+
+/// An output that waits until it is due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Deferred {
+    pub key: Hash,
+    pub due_ms: i64,
+    /// The record it belongs to.
+    pub sequence: u64,
+    pub subject: String,
+    pub payload: Bytes,
+}
+
+/// What is due, each list by its due time, and events of one time in stream order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Due {
+    pub parked: Vec<Parked>,
+    pub deferred: Vec<Deferred>,
+}
+
+/// How many events behind one that was held become due at once.
+pub const RELEASED_TOGETHER: usize = 64;
 
 /// What is known of entities and event identities, in the order in which they were asked for.
 #[derive(Debug, Default)]
 pub struct Loaded {
     pub heads: Vec<Option<Head>>,
+    /// How many parked events hold each entity.
+    pub held: Vec<u64>,
     pub known: Vec<Option<Known>>,
 }
 
@@ -112,6 +181,8 @@ pub struct Loaded {
 pub enum Known {
     /// Decided, with this content.
     Settled(Hash),
+    /// Parked, with this content.
+    Parked(Hash),
     /// Not decided yet, but its agent was tried so often alone.
     Tried(u32),
 }
@@ -126,6 +197,26 @@ pub struct Row {
 pub struct Counts {
     pub records: u64,
     pub entities: u64,
+    pub parked: u64,
+    pub deferred: u64,
+    /// Dead letters that nobody has dealt with.
+    pub dead: u64,
+}
+
+/// What became of an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fate {
+    Decided(Row),
+    Parked {
+        entity: String,
+        due_ms: Option<i64>,
+        attempts: u32,
+    },
+    /// An output of this agent that is not published yet.
+    Deferred {
+        due_ms: i64,
+        sequence: u64,
+    },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -169,4 +260,28 @@ pub trait EventStore: Clone + Send + Sync + 'static {
     /// Entities in the order of their keys.
     fn entities(&self, after: String, limit: usize) -> impl Future<Output = Result<Vec<(String, Head)>>> + Send;
     fn counts(&self) -> impl Future<Output = Result<Counts>> + Send;
+    /// What became of an event, by its key.
+    fn fate(&self, key: Hash) -> impl Future<Output = Result<Option<Fate>>> + Send;
+    /// Records of open dead letters.
+    fn dead_letters(&self, after: u64, limit_bytes: usize) -> impl Future<Output = Result<Vec<Row>>> + Send;
+    /// What is due at a time, at most `limit` of each kind.
+    fn due(&self, now_ms: i64, limit: usize) -> impl Future<Output = Result<Due>> + Send;
+    /// When something is due next, behind a time.
+    fn next_due(&self, after_ms: i64) -> impl Future<Output = Result<Option<i64>>> + Send;
+    /// Deferred outputs are published.
+    fn fired(&self, epoch: u64, keys: Vec<Hash>) -> impl Future<Output = Result<()>> + Send;
+
+    /// The last record that was made at a time or before; 0 when there is none. Clocks may step back a little.
+    fn sequence_at(&self, time: jiff::Timestamp) -> impl Future<Output = Result<u64>> + Send {
+        async move {
+            let (mut before, mut behind) = (0, self.mark().await?.tail.sequence + 1);
+            while behind - before > 1 {
+                let middle = before + (behind - before) / 2;
+                let rows = self.journal(middle - 1, 1).await?;
+                let made = rows.first().and_then(|row| Line::parse(&row.line).ok()?.observed().ok()).map(|o| o.time);
+                if made.is_some_and(|made| made <= time) { before = middle } else { behind = middle }
+            }
+            Ok(before)
+        }
+    }
 }

@@ -1,26 +1,35 @@
 //! The default store: one SQLite file in WAL mode, every commit synced before it is acknowledged.
 //!
-//! One connection writes, a few read. `mark` is the fence: each write checks the epoch in its own transaction.
+//! One connection writes, a few read. `mark` is the fence: each write checks the epoch in its own transaction. Lists go
+//! to SQLite as one argument, packed or as JSON, so that a statement is the same, and prepared once, for every batch.
 
 mod append;
+mod rows;
 
 use std::path::Path;
 use std::time::Duration;
 
-use bytes::Bytes;
 use rhizon_kernel::Head;
 use rhizon_kernel::chain::Hash;
-use rhizon_kernel::record::Tail;
-use serde_json::value::RawValue;
+use sqlx::Row as _;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
 };
-use sqlx::{QueryBuilder, Row as _, Sqlite};
 
-use super::{Batch, Counts, EventStore, Known, Loaded, Mark, Result, Row, StoreError};
+use super::{Batch, Counts, Due, EventStore, Fate, Known, Loaded, Mark, Result, Row, StoreError};
+use rows::{deferred, failed, first_bytes, hash, head, journal_row, mark, number, parked, signed, small};
 
-/// SQLite allows 32,766 parameters in a statement.
-const CHUNK: usize = 4_000;
+/// The packed hashes of `?1`, of which there are `?2`, as rows.
+macro_rules! packed {
+    ($rest:literal) => {
+        concat!(
+            "WITH RECURSIVE n (i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i + 1 < ?2), \
+             keys (key) AS (SELECT substr(?1, i * 32 + 1, 32) FROM n) ",
+            $rest
+        )
+    };
+}
+use packed;
 
 #[derive(Clone)]
 pub struct SqliteStore {
@@ -31,11 +40,15 @@ pub struct SqliteStore {
 impl SqliteStore {
     /// Opens the file, or makes it, and brings its schema up to date.
     pub async fn open(path: &Path) -> Result<Self> {
+        Self::open_with(path, SqliteSynchronous::Full).await
+    }
+
+    pub(super) async fn open_with(path: &Path, synchronous: SqliteSynchronous) -> Result<Self> {
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
+            .synchronous(synchronous)
             .busy_timeout(Duration::from_secs(10))
             // A pod's root file system is read-only, so there is no place for temporary files.
             .pragma("temp_store", "memory")
@@ -65,44 +78,51 @@ impl SqliteStore {
         self.writer.close().await;
     }
 
-    async fn heads(&self, entities: &[String]) -> Result<Vec<(String, Head)>> {
-        let mut found = Vec::with_capacity(entities.len());
-        for chunk in entities.chunks(CHUNK) {
-            let mut query =
-                QueryBuilder::<Sqlite>::new("SELECT entity, version, hash, time, state FROM heads WHERE entity IN (");
-            let mut list = query.separated(",");
-            for entity in chunk {
-                list.push_bind(entity);
-            }
-            query.push(")");
-            let rows = query.build().fetch_all(&self.readers).await.map_err(|e| failed("load", &e))?;
-            for row in &rows {
-                found.push(head(row)?);
-            }
+    async fn heads(&self, entities: &[String]) -> Result<Vec<(String, (Option<Head>, u64))>> {
+        if entities.is_empty() {
+            return Ok(Vec::new());
         }
-        Ok(found)
+        let sql = "SELECT e.value, h.version, h.hash, h.time, h.state, \
+                          (SELECT count(*) FROM parked WHERE entity = e.value AND holds = 1) \
+                   FROM json_each(?) e LEFT JOIN heads h ON h.entity = e.value";
+        let list = serde_json::to_string(entities).unwrap_or_default();
+        let rows = sqlx::query(sql).bind(list).fetch_all(&self.readers).await.map_err(|e| failed("load", &e))?;
+        rows.iter()
+            .map(|row| {
+                let is_new = row.try_get::<Option<i64>, _>(1).map_err(|e| failed("load", &e))?.is_none();
+                let held = number(row, 5)?;
+                if is_new {
+                    let entity = row.try_get(0).map_err(|e| failed("load", &e))?;
+                    return Ok((entity, (None, held)));
+                }
+                let (entity, head) = head(row)?;
+                Ok((entity, (Some(head), held)))
+            })
+            .collect()
     }
 
-    async fn hashes<T>(
+    async fn known<T>(
         &self,
-        select: &'static str,
+        sql: &'static str,
         keys: &[Hash],
         read: impl Fn(&SqliteRow) -> Result<T>,
     ) -> Result<Vec<(Hash, T)>> {
-        let mut found = Vec::new();
-        for chunk in keys.chunks(CHUNK) {
-            let mut query = QueryBuilder::<Sqlite>::new(select);
-            let mut list = query.separated(",");
-            for key in chunk {
-                list.push_bind(&key.0[..]);
-            }
-            query.push(")");
-            let rows = query.build().fetch_all(&self.readers).await.map_err(|e| failed("load", &e))?;
-            for row in &rows {
-                found.push((hash(row, 0)?, read(row)?));
-            }
+        if keys.is_empty() {
+            return Ok(Vec::new());
         }
-        Ok(found)
+        let query = sqlx::query(sql).bind(pack(keys)).bind(signed(keys.len() as u64));
+        let rows = query.fetch_all(&self.readers).await.map_err(|e| failed("load", &e))?;
+        rows.iter().map(|row| Ok((hash(row, 0)?, read(row)?))).collect()
+    }
+
+    async fn lines(&self, sql: &'static str, after: u64, limit_bytes: usize) -> Result<Vec<Row>> {
+        let query = sqlx::query(sql).bind(signed(after));
+        let rows = query.fetch_all(&self.readers).await.map_err(|e| failed("read the journal", &e))?;
+        first_bytes(&rows, limit_bytes)
+    }
+
+    async fn unless_fenced(&self, epoch: u64, changed: u64) -> Result<()> {
+        if changed == 1 { Ok(()) } else { Err(StoreError::Fenced { ours: epoch, found: self.mark().await?.epoch }) }
     }
 }
 
@@ -119,20 +139,16 @@ impl EventStore for SqliteStore {
     }
 
     async fn load(&self, entities: Vec<String>, keys: Vec<Hash>) -> Result<Loaded> {
-        let mut heads: std::collections::HashMap<String, Head> = self.heads(&entities).await?.into_iter().collect();
-        let settled = self
-            .hashes("SELECT key, digest FROM known WHERE key IN (", &keys, |row| Ok(Known::Settled(hash(row, 1)?)))
-            .await?;
-        let tried = self
-            .hashes("SELECT key, count FROM attempts WHERE key IN (", &keys, |row| {
-                Ok(Known::Tried(u32::try_from(number(row, 1)?).unwrap_or(u32::MAX)))
-            })
-            .await?;
-        let known: std::collections::HashMap<Hash, Known> = tried.into_iter().chain(settled).collect();
-        Ok(Loaded {
-            heads: entities.iter().map(|entity| heads.remove(entity)).collect(),
-            known: keys.iter().map(|key| known.get(key).copied()).collect(),
-        })
+        let mut heads: std::collections::HashMap<_, _> = self.heads(&entities).await?.into_iter().collect();
+        let tried = packed!("SELECT a.key, a.count FROM attempts a JOIN keys USING (key)");
+        let tried = self.known(tried, &keys, |row| Ok(Known::Tried(small(row, 1)?))).await?;
+        let parked = packed!("SELECT p.key, p.digest FROM keys JOIN parked p USING (key)");
+        let parked = self.known(parked, &keys, |row| Ok(Known::Parked(hash(row, 1)?))).await?;
+        let settled = packed!("SELECT k.key, k.digest FROM keys CROSS JOIN known k USING (key)");
+        let settled = self.known(settled, &keys, |row| Ok(Known::Settled(hash(row, 1)?))).await?;
+        let known: std::collections::HashMap<_, _> = tried.into_iter().chain(parked).chain(settled).collect();
+        let (heads, held) = entities.iter().map(|entity| heads.remove(entity).unwrap_or_default()).unzip();
+        Ok(Loaded { heads, held, known: keys.iter().map(|key| known.get(key).copied()).collect() })
     }
 
     async fn append(&self, batch: Batch) -> Result<()> {
@@ -149,7 +165,7 @@ impl EventStore for SqliteStore {
             .await
             .map_err(|e| failed("count an attempt", &e))?;
         match row {
-            Some(row) => Ok(u32::try_from(number(&row, 0)?).unwrap_or(u32::MAX)),
+            Some(row) => small(&row, 0),
             None => Err(StoreError::Fenced { ours: epoch, found: self.mark().await?.epoch }),
         }
     }
@@ -161,11 +177,7 @@ impl EventStore for SqliteStore {
             .execute(&self.writer)
             .await
             .map_err(|e| failed("mark as published", &e))?;
-        if done.rows_affected() == 1 {
-            Ok(())
-        } else {
-            Err(StoreError::Fenced { ours: epoch, found: self.mark().await?.epoch })
-        }
+        self.unless_fenced(epoch, done.rows_affected()).await
     }
 
     async fn outbox(&self, after: u64, limit: usize) -> Result<Vec<Row>> {
@@ -181,10 +193,12 @@ impl EventStore for SqliteStore {
     }
 
     async fn journal(&self, after: u64, limit_bytes: usize) -> Result<Vec<Row>> {
-        let query = sqlx::query("SELECT sequence, line FROM journal WHERE sequence > ? ORDER BY sequence LIMIT 1000")
-            .bind(signed(after));
-        let rows = query.fetch_all(&self.readers).await.map_err(|e| failed("read the journal", &e))?;
-        first_bytes(&rows, limit_bytes)
+        // One row is asked for often, by its number: it must not cost a thousand.
+        let sql = match limit_bytes {
+            0..=1 => "SELECT sequence, line FROM journal WHERE sequence > ? ORDER BY sequence LIMIT 1",
+            _ => "SELECT sequence, line FROM journal WHERE sequence > ? ORDER BY sequence LIMIT 1000",
+        };
+        self.lines(sql, after, limit_bytes).await
     }
 
     async fn history(&self, entity: String, after: u64, limit_bytes: usize) -> Result<Vec<Row>> {
@@ -207,83 +221,73 @@ impl EventStore for SqliteStore {
     }
 
     async fn counts(&self) -> Result<Counts> {
-        let row = sqlx::query("SELECT (SELECT sequence FROM mark), (SELECT count(*) FROM heads)")
+        let sql = "SELECT (SELECT sequence FROM mark), (SELECT count(*) FROM heads), (SELECT count(*) FROM parked), \
+                          (SELECT count(*) FROM deferred), (SELECT count(*) FROM dead)";
+        let row = sqlx::query(sql).fetch_one(&self.readers).await.map_err(|e| failed("count", &e))?;
+        Ok(Counts {
+            records: number(&row, 0)?,
+            entities: number(&row, 1)?,
+            parked: number(&row, 2)?,
+            deferred: number(&row, 3)?,
+            dead: number(&row, 4)?,
+        })
+    }
+
+    async fn fate(&self, key: Hash) -> Result<Option<Fate>> {
+        let look = async |sql: &'static str| {
+            let query = sqlx::query(sql).bind(&key.0[..]);
+            query.fetch_optional(&self.readers).await.map_err(|e| failed("look for an event", &e))
+        };
+        let decided = "SELECT sequence, line FROM journal JOIN known USING (sequence) WHERE key = ?";
+        if let Some(row) = look(decided).await? {
+            return Ok(Some(Fate::Decided(journal_row(&row)?)));
+        }
+        if let Some(row) = look("SELECT entity, due, attempts FROM parked WHERE key = ?").await? {
+            let broken = |e: sqlx::Error| failed("look for an event", &e);
+            let (entity, due_ms) = (row.try_get(0).map_err(broken)?, row.try_get(1).map_err(broken)?);
+            return Ok(Some(Fate::Parked { entity, due_ms, attempts: small(&row, 2)? }));
+        }
+        let row = look("SELECT due, sequence FROM deferred WHERE key = ?").await?;
+        row.map(|row| Ok(Fate::Deferred { due_ms: signed(number(&row, 0)?), sequence: number(&row, 1)? })).transpose()
+    }
+
+    async fn dead_letters(&self, after: u64, limit_bytes: usize) -> Result<Vec<Row>> {
+        let sql = "SELECT sequence, line FROM journal JOIN dead USING (sequence) WHERE sequence > ? \
+                   ORDER BY sequence LIMIT 1000";
+        self.lines(sql, after, limit_bytes).await
+    }
+
+    async fn due(&self, now_ms: i64, limit: usize) -> Result<Due> {
+        let look = async |sql: &'static str| {
+            let query = sqlx::query(sql).bind(now_ms).bind(signed(limit as u64));
+            query.fetch_all(&self.readers).await.map_err(|e| failed("look for what is due", &e))
+        };
+        let events = "SELECT stream, entity, key, digest, due, holds, cancelled, attempts, subject, payload FROM parked \
+                      WHERE due <= ? ORDER BY due, stream LIMIT ?";
+        let outputs = "SELECT key, due, sequence, subject, payload FROM deferred WHERE due <= ? \
+                       ORDER BY due, sequence, key LIMIT ?";
+        Ok(Due {
+            parked: look(events).await?.iter().map(parked).collect::<Result<_>>()?,
+            deferred: look(outputs).await?.iter().map(deferred).collect::<Result<_>>()?,
+        })
+    }
+
+    async fn next_due(&self, after_ms: i64) -> Result<Option<i64>> {
+        let sql = "SELECT min(due) FROM (SELECT min(due) AS due FROM parked WHERE due > ?1 \
+                   UNION ALL SELECT min(due) FROM deferred WHERE due > ?1)";
+        let row = sqlx::query(sql)
+            .bind(after_ms)
             .fetch_one(&self.readers)
             .await
-            .map_err(|e| failed("count", &e))?;
-        Ok(Counts { records: number(&row, 0)?, entities: number(&row, 1)? })
+            .map_err(|e| failed("look for what is due", &e))?;
+        row.try_get(0).map_err(|e| failed("look for what is due", &e))
+    }
+
+    async fn fired(&self, epoch: u64, keys: Vec<Hash>) -> Result<()> {
+        append::fired(&self.writer, epoch, keys).await
     }
 }
 
-/// At least one row, and then as many as fit.
-fn first_bytes(rows: &[SqliteRow], limit_bytes: usize) -> Result<Vec<Row>> {
-    let mut bytes = 0;
-    let mut out = Vec::new();
-    for row in rows {
-        let row = journal_row(row)?;
-        bytes += row.line.len();
-        if !out.is_empty() && bytes > limit_bytes {
-            break;
-        }
-        out.push(row);
-    }
-    Ok(out)
-}
-
-fn mark(row: &SqliteRow) -> Result<Mark> {
-    let config: Option<Vec<u8>> = row.try_get(5).map_err(|e| failed("read the mark", &e))?;
-    Ok(Mark {
-        epoch: number(row, 0)?,
-        position: number(row, 1)?,
-        published: number(row, 2)?,
-        tail: Tail { sequence: number(row, 3)?, link: hash(row, 4)? },
-        config: config.and_then(|bytes| Hash::from_slice(&bytes)),
-    })
-}
-
-fn journal_row(row: &SqliteRow) -> Result<Row> {
-    let line: Vec<u8> = row.try_get(1).map_err(|e| failed("read the journal", &e))?;
-    Ok(Row { sequence: number(row, 0)?, line: Bytes::from(line) })
-}
-
-fn head(row: &SqliteRow) -> Result<(String, Head)> {
-    let broken = |e: &sqlx::Error| failed("read an entity", e);
-    let entity: String = row.try_get(0).map_err(|e| broken(&e))?;
-    let time: Option<String> = row.try_get(3).map_err(|e| broken(&e))?;
-    let state: Option<String> = row.try_get(4).map_err(|e| broken(&e))?;
-    let unreadable = |cause: String| StoreError::Failed { doing: "read an entity", cause };
-    let head = Head {
-        version: number(row, 1)?,
-        hash: hash(row, 2)?,
-        time: time.map(|text| text.parse()).transpose().map_err(|e| unreadable(format!("time: {e}")))?,
-        state: state.map(RawValue::from_string).transpose().map_err(|e| unreadable(format!("state: {e}")))?,
-    };
-    Ok((entity, head))
-}
-
-fn number(row: &SqliteRow, column: usize) -> Result<u64> {
-    let value: i64 = row.try_get(column).map_err(|e| failed("read a number", &e))?;
-    u64::try_from(value)
-        .map_err(|_| StoreError::Failed { doing: "read a number", cause: format!("{value} is negative") })
-}
-
-fn hash(row: &SqliteRow, column: usize) -> Result<Hash> {
-    let value: Vec<u8> = row.try_get(column).map_err(|e| failed("read a hash", &e))?;
-    Hash::from_slice(&value)
-        .ok_or_else(|| StoreError::Failed { doing: "read a hash", cause: "it is not 32 bytes".into() })
-}
-
-/// SQLite's integers are signed.
-fn signed(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
-}
-
-fn failed(doing: &'static str, error: &sqlx::Error) -> StoreError {
-    const SQLITE_FULL: &str = "13";
-    match error.as_database_error() {
-        Some(database) if database.code().as_deref() == Some(SQLITE_FULL) => {
-            StoreError::Full(database.message().to_owned())
-        }
-        _ => StoreError::Failed { doing, cause: error.to_string() },
-    }
+fn pack(keys: &[Hash]) -> Vec<u8> {
+    keys.iter().flat_map(|key| key.0).collect()
 }

@@ -27,6 +27,7 @@ impl Model {
             Decision::Accept => answer(plan, config, agent, &head, &arrival),
             Decision::Reject(reason) => egress::settle(&head, &arrival, Outcome::Rejected, &reason),
             Decision::Conflict(reason) => egress::settle(&head, &arrival, Outcome::Conflict, &reason),
+            Decision::Note(_) => egress::note(&head, &arrival),
         };
         self.known.entry(commit.key).or_insert(commit.digest);
         self.heads.insert(commit.entity.clone(), commit.head.clone());

@@ -6,7 +6,7 @@ use futures::FutureExt as _;
 use rhizon_kernel::Head;
 use rhizon_kernel::chain::Hash;
 use rhizon_runtime::store::memory::MemoryStore;
-use rhizon_runtime::store::{Batch, Counts, EventStore, Loaded, Mark, Result, Row, StoreError};
+use rhizon_runtime::store::{Batch, Counts, Due, EventStore, Fate, Loaded, Mark, Result, Row, StoreError};
 
 use crate::ledger::Ledger;
 use crate::world::World;
@@ -151,5 +151,29 @@ impl EventStore for SimStore {
 
     async fn counts(&self) -> Result<Counts> {
         self.inner.counts().await
+    }
+
+    async fn fate(&self, key: Hash) -> Result<Option<Fate>> {
+        self.inner.fate(key).await
+    }
+
+    async fn dead_letters(&self, after: u64, limit_bytes: usize) -> Result<Vec<Row>> {
+        self.inner.dead_letters(after, limit_bytes).await
+    }
+
+    async fn due(&self, now_ms: i64, limit: usize) -> Result<Due> {
+        self.go("look for what is due", move |store| now(store.inner.due(now_ms, limit))).await
+    }
+
+    async fn next_due(&self, after_ms: i64) -> Result<Option<i64>> {
+        self.go("look for what is due", move |store| now(store.inner.next_due(after_ms))).await
+    }
+
+    async fn fired(&self, epoch: u64, keys: Vec<Hash>) -> Result<()> {
+        self.go("close a timer", move |store| {
+            store.room()?;
+            now(store.inner.fired(epoch, keys))
+        })
+        .await
     }
 }

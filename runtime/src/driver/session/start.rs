@@ -14,7 +14,7 @@ use crate::agent::{Agent, Item};
 use crate::bus::{EventBus, Message};
 use crate::clock::Clock;
 use crate::planted::{self, Fault};
-use crate::store::{Batch, Entry, EventStore, StoreError};
+use crate::store::{Batch, Entry, EventStore, StoreError, Waits};
 
 /// How long after the last publish the store is told of it, when no append has done so.
 const MARK_AFTER: Duration = Duration::from_secs(1);
@@ -170,7 +170,16 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
         }
         append.tail = tail;
         let after = self.tail.sequence;
-        let batch = Batch { epoch: self.epoch, after, entries, tail, position, published, config: None };
+        let batch = Batch {
+            epoch: self.epoch,
+            after,
+            entries,
+            tail,
+            position,
+            published,
+            config: None,
+            waits: Waits::default(),
+        };
         (batch, append)
     }
 

@@ -1,13 +1,15 @@
-//! The one write that matters: records, heads, ids, position and fence in one transaction.
+//! The writes: records, heads, ids, what waits, position and fence in one transaction.
 
 use rhizon_kernel::chain::Hash;
-use sqlx::sqlite::SqlitePool;
-use sqlx::{Connection as _, QueryBuilder, Sqlite, SqliteConnection};
+use serde_json::{Value, json};
+use sqlx::sqlite::{SqliteArguments, SqlitePool};
+use sqlx::{Connection as _, Sqlite, SqliteConnection};
 
-use super::super::{Batch, Decision, Entry, Result, StoreError};
-use super::{CHUNK, failed, number, signed};
+use super::super::{Batch, Decision, Deferred, Entry, Parked, RELEASED_TOGETHER, Result, StoreError, Waits};
+use super::{failed, number, pack, packed, signed};
 
 type Tx = SqliteConnection;
+type Query = sqlx::query::Query<'static, Sqlite, SqliteArguments>;
 
 /// Runs to its end also when nobody waits for it any more: a transaction that is let go of half-way would leave its
 /// connection in one.
@@ -29,12 +31,14 @@ async fn transaction(connection: &mut Tx, batch: &Batch) -> Result<()> {
     // IMMEDIATE: the fence is read under the write lock, so nobody can claim between the check and the commit.
     let mut tx = connection.begin_with("BEGIN IMMEDIATE").await.map_err(|e| failed("begin an append", &e))?;
     check_fence(&mut tx, batch).await?;
-    insert_records(&mut tx, &batch.entries).await?;
-    let decisions: Vec<&Decision> = batch.entries.iter().filter_map(|entry| entry.decision.as_ref()).collect();
-    upsert_heads(&mut tx, &decisions).await?;
-    let identities: Vec<(Hash, Hash)> = decisions.iter().filter_map(|decision| decision.identity).collect();
-    insert_known(&mut tx, &identities).await?;
-    clear_attempts(&mut tx, &identities).await?;
+    if !batch.entries.is_empty() {
+        insert_records(&mut tx, &batch.entries).await?;
+        upsert_heads(&mut tx, &batch.entries).await?;
+        insert_known(&mut tx, &batch.entries).await?;
+    }
+    if !batch.waits.is_empty() {
+        change_waits(&mut tx, &batch.waits).await?;
+    }
     move_mark(&mut tx, batch).await?;
     tx.commit().await.map_err(|e| failed("commit an append", &e))
 }
@@ -54,89 +58,156 @@ async fn check_fence(tx: &mut Tx, batch: &Batch) -> Result<()> {
     Ok(())
 }
 
+/// All lines in one blob, and where each of them is.
 async fn insert_records(tx: &mut Tx, entries: &[Entry]) -> Result<()> {
-    for chunk in entries.chunks(CHUNK) {
-        let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO journal (sequence, entity, emits, line) ");
-        query.push_values(chunk, |mut row, entry| {
+    let sql = "INSERT INTO journal SELECT value ->> 0, value ->> 1, value ->> 2, substr(?1, value ->> 3, value ->> 4) \
+               FROM json_each(?2)";
+    let mut lines = Vec::with_capacity(entries.iter().map(|entry| entry.line.len()).sum());
+    let places: Vec<Value> = entries
+        .iter()
+        .map(|entry| {
             let decision = entry.decision.as_ref();
-            row.push_bind(signed(entry.sequence))
-                .push_bind(decision.map(|d| d.entity.as_str()))
-                .push_bind(decision.is_some_and(|d| d.emits))
-                .push_bind(&entry.line[..]);
-        });
-        execute(tx, query, "append records").await?;
-    }
-    Ok(())
+            let (entity, emits) = (decision.map(|d| &d.entity), u8::from(decision.is_some_and(|d| d.emits)));
+            let place = json!([entry.sequence, entity, emits, lines.len() + 1, entry.line.len()]);
+            lines.extend_from_slice(&entry.line);
+            place
+        })
+        .collect();
+    execute(tx, sqlx::query(sql).bind(lines).bind(json!(places).to_string()), "append records").await
 }
 
 /// Of an entity with several decisions in the batch only the last head is written.
-async fn upsert_heads(tx: &mut Tx, decisions: &[&Decision]) -> Result<()> {
-    let mut last: std::collections::BTreeMap<&str, &Decision> = std::collections::BTreeMap::new();
-    for decision in decisions {
-        last.insert(&decision.entity, decision);
-    }
-    let last: Vec<&Decision> = last.into_values().collect();
-    for chunk in last.chunks(CHUNK) {
-        let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO heads (entity, version, hash, time, state) ");
-        query.push_values(chunk, |mut row, decision| {
-            row.push_bind(decision.entity.as_str())
-                .push_bind(signed(decision.head.version))
-                .push_bind(&decision.head.hash.0[..])
-                .push_bind(decision.head.time.map(|time| time.to_string()))
-                .push_bind(decision.head.state.as_ref().map(|state| state.get()));
-        });
-        query.push(
-            " ON CONFLICT (entity) DO UPDATE SET version = excluded.version, hash = excluded.hash, \
-             time = excluded.time, state = excluded.state",
-        );
-        execute(tx, query, "write heads").await?;
-    }
-    Ok(())
+async fn upsert_heads(tx: &mut Tx, entries: &[Entry]) -> Result<()> {
+    let sql = "INSERT INTO heads SELECT value ->> 0, value ->> 1, substr(?1, key * 32 + 1, 32), value ->> 2, value ->> 3 \
+               FROM json_each(?2) WHERE true \
+               ON CONFLICT (entity) DO UPDATE SET version = excluded.version, hash = excluded.hash, \
+                                                  time = excluded.time, state = excluded.state";
+    let decisions = entries.iter().filter_map(|entry| entry.decision.as_ref());
+    let last: std::collections::BTreeMap<&str, &Decision> = decisions.map(|d| (d.entity.as_str(), d)).collect();
+    let mut hashes = Vec::with_capacity(last.len() * 32);
+    let heads: Vec<Value> = last
+        .values()
+        .map(|Decision { entity, head, .. }| {
+            hashes.extend_from_slice(&head.hash.0);
+            let state = head.state.as_ref().map(|state| state.get());
+            json!([entity, head.version, head.time.map(|time| time.to_string()), state])
+        })
+        .collect();
+    execute(tx, sqlx::query(sql).bind(hashes).bind(json!(heads).to_string()), "write heads").await
 }
 
-async fn insert_known(tx: &mut Tx, identities: &[(Hash, Hash)]) -> Result<()> {
-    for chunk in identities.chunks(CHUNK) {
-        let mut query = QueryBuilder::<Sqlite>::new("INSERT INTO known (key, digest) ");
-        query.push_values(chunk, |mut row, (key, digest)| {
-            row.push_bind(&key.0[..]).push_bind(&digest.0[..]);
-        });
-        execute(tx, query, "write known ids").await?;
+async fn insert_known(tx: &mut Tx, entries: &[Entry]) -> Result<()> {
+    let (mut keys, mut hashes, mut sequences, mut dead) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for entry in entries {
+        let Some(Decision { identity: Some((key, digest)), dead: is_dead, .. }) = entry.decision.as_ref() else {
+            continue;
+        };
+        keys.push(*key);
+        hashes.extend_from_slice(&[key.0, digest.0].concat());
+        sequences.push(entry.sequence);
+        if *is_dead {
+            dead.push((*key, entry.sequence));
+        }
     }
-    Ok(())
-}
-
-async fn clear_attempts(tx: &mut Tx, identities: &[(Hash, Hash)]) -> Result<()> {
-    let any = sqlx::query("SELECT 1 FROM attempts LIMIT 1").fetch_optional(&mut *tx).await;
-    if any.map_err(|e| failed("look for attempts", &e))?.is_none() {
+    if keys.is_empty() {
         return Ok(());
     }
-    for chunk in identities.chunks(CHUNK) {
-        let mut query = QueryBuilder::<Sqlite>::new("DELETE FROM attempts WHERE key IN (");
-        let mut list = query.separated(",");
-        for (key, _) in chunk {
-            list.push_bind(&key.0[..]);
-        }
-        query.push(")");
-        execute(tx, query, "clear attempts").await?;
+    let sql = "INSERT INTO known SELECT substr(?1, key * 64 + 1, 32), substr(?1, key * 64 + 33, 32), value \
+               FROM json_each(?2)";
+    execute(tx, sqlx::query(sql).bind(hashes).bind(json!(sequences).to_string()), "write known ids").await?;
+    let tried = sqlx::query("SELECT 1 FROM attempts LIMIT 1").fetch_optional(&mut *tx).await;
+    if tried.map_err(|e| failed("look for attempts", &e))?.is_some() {
+        let sql = packed!("DELETE FROM attempts WHERE key IN (SELECT key FROM keys)");
+        execute(tx, with_keys(sql, &keys), "clear attempts").await?;
+    }
+    for (key, sequence) in dead {
+        let query = sqlx::query("INSERT INTO dead VALUES (?, ?)").bind(key.0.to_vec()).bind(signed(sequence));
+        execute(tx, query, "write dead letters").await?;
     }
     Ok(())
+}
+
+async fn change_waits(tx: &mut Tx, waits: &Waits) -> Result<()> {
+    let Waits { park, unpark, defer, cancel, resolve } = waits;
+    for parked in park {
+        insert_parked(tx, parked).await?;
+    }
+    for stream in unpark {
+        release(tx, *stream).await?;
+    }
+    for Deferred { key, due_ms, sequence, subject, payload } in defer {
+        let query = sqlx::query("INSERT OR REPLACE INTO deferred VALUES (?, ?, ?, ?, ?)").bind(key.0.to_vec());
+        let query = query.bind(*due_ms).bind(signed(*sequence)).bind(subject.clone()).bind(payload.to_vec());
+        execute(tx, query, "defer an output").await?;
+    }
+    if !cancel.is_empty() {
+        let sql = packed!("DELETE FROM deferred WHERE key IN (SELECT key FROM keys)");
+        execute(tx, with_keys(sql, cancel), "take back an output").await?;
+        let sql = packed!("UPDATE parked SET due = 0, cancelled = 1 WHERE holds = 0 AND key IN (SELECT key FROM keys)");
+        execute(tx, with_keys(sql, cancel), "take back a timer").await?;
+    }
+    if !resolve.is_empty() {
+        let sql = packed!("DELETE FROM dead WHERE key IN (SELECT key FROM keys)");
+        execute(tx, with_keys(sql, resolve), "close a dead letter").await?;
+    }
+    Ok(())
+}
+
+async fn insert_parked(tx: &mut Tx, parked: &Parked) -> Result<()> {
+    let Parked { stream, entity, key, digest, due_ms, holds, cancelled, attempts, subject, payload } = parked;
+    let query =
+        sqlx::query("INSERT OR REPLACE INTO parked VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)").bind(signed(*stream));
+    let query = query.bind(entity.clone()).bind(key.0.to_vec()).bind(digest.0.to_vec()).bind(*due_ms).bind(*holds);
+    let query = query.bind(*cancelled).bind(i64::from(*attempts)).bind(subject.clone()).bind(payload.to_vec());
+    execute(tx, query, "park an event").await
+}
+
+/// A parked event is decided; those behind it have their turn.
+async fn release(tx: &mut Tx, stream: u64) -> Result<()> {
+    let sql = "DELETE FROM parked WHERE stream = ? RETURNING CASE WHEN holds = 1 THEN entity END";
+    let gone: Option<Option<String>> = sqlx::query_scalar(sql)
+        .bind(signed(stream))
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(|e| failed("release an entity", &e))?;
+    let Some(Some(entity)) = gone else { return Ok(()) };
+    let sql = "UPDATE parked SET due = 0 WHERE due IS NULL AND stream IN \
+               (SELECT stream FROM parked WHERE entity = ? AND holds = 1 ORDER BY stream LIMIT ?)";
+    let query = sqlx::query(sql).bind(entity).bind(signed(RELEASED_TOGETHER as u64));
+    execute(tx, query, "release an entity").await
 }
 
 async fn move_mark(tx: &mut Tx, batch: &Batch) -> Result<()> {
-    let sql = "UPDATE mark SET position = max(position, ?), published = max(published, ?), sequence = ?, link = ?, config = coalesce(?, config)";
-    sqlx::query(sql)
-        .bind(signed(batch.position))
-        .bind(signed(batch.published))
-        .bind(signed(batch.tail.sequence))
-        .bind(&batch.tail.link.0[..])
-        .bind(batch.config.as_ref().map(|hash| &hash.0[..]))
-        .execute(tx)
-        .await
-        .map_err(|e| failed("move the mark", &e))?;
-    Ok(())
+    let sql = "UPDATE mark SET position = max(position, ?), published = max(published, ?), sequence = ?, link = ?, \
+               config = coalesce(?, config)";
+    let query = sqlx::query(sql).bind(signed(batch.position)).bind(signed(batch.published));
+    let query = query.bind(signed(batch.tail.sequence)).bind(batch.tail.link.0.to_vec());
+    execute(tx, query.bind(batch.config.map(|hash| hash.0.to_vec())), "move the mark").await
 }
 
-async fn execute(tx: &mut Tx, mut query: QueryBuilder<Sqlite>, doing: &'static str) -> Result<()> {
-    query.build().persistent(false).execute(tx).await.map_err(|e| failed(doing, &e))?;
+/// Deferred outputs are published and wait no more.
+pub(super) async fn fired(writer: &SqlitePool, epoch: u64, keys: Vec<Hash>) -> Result<()> {
+    let writer = writer.clone();
+    let task = tokio::spawn(async move {
+        let mut connection = writer.acquire().await.map_err(|e| failed("close a timer", &e))?;
+        let mut tx = connection.begin_with("BEGIN IMMEDIATE").await.map_err(|e| failed("close a timer", &e))?;
+        let row = sqlx::query("SELECT epoch FROM mark").fetch_one(&mut *tx).await;
+        let found = number(&row.map_err(|e| failed("check the fence", &e))?, 0)?;
+        if found != epoch {
+            return Err(StoreError::Fenced { ours: epoch, found });
+        }
+        let sql = packed!("DELETE FROM deferred WHERE key IN (SELECT key FROM keys)");
+        execute(&mut tx, with_keys(sql, &keys), "close a timer").await?;
+        tx.commit().await.map_err(|e| failed("close a timer", &e))
+    });
+    task.await.map_err(|e| StoreError::Failed { doing: "close a timer", cause: e.to_string() })?
+}
+
+fn with_keys(sql: &'static str, keys: &[Hash]) -> Query {
+    sqlx::query(sql).bind(pack(keys)).bind(signed(keys.len() as u64))
+}
+
+async fn execute(tx: &mut Tx, query: Query, doing: &'static str) -> Result<()> {
+    query.execute(tx).await.map_err(|e| failed(doing, &e))?;
     Ok(())
 }

@@ -163,7 +163,13 @@ mod tests {
             ["evt.a.b", "evt.a.*", "evt.a.c", "cmd.x.y"].iter().map(|p| p.parse().unwrap()).collect();
         assert_eq!(
             filters("z", &patterns),
-            ["ev.*.*.cmd.x.y.*", "to.z.*.*.cmd.x.y.*", "ev.*.*.evt.a.*.*", "to.z.*.*.evt.a.*.*"]
+            [
+                "ev.*.*.cmd.x.y.*",
+                "to.z.*.*.cmd.x.y.*",
+                "ev.*.*.evt.a.*.*",
+                "to.z.*.*.evt.a.*.*",
+                "to.z.gateway.*.ctl.*.*.*"
+            ]
         );
     }
 

@@ -8,11 +8,14 @@ use rhizon_kernel::{Config, Envelope, Head};
 use tokio::sync::Mutex;
 
 use crate::agent::{Agent, Answer, CallError, Item};
-use crate::bus::{BusError, Publisher};
+use crate::bus::{BusError, Outgoing, Publisher};
 use crate::clock::Clock;
 use crate::driver::outbox;
 use crate::store::{Batch, Entry, EventStore, Known, Mark, StoreError, Waits};
 use crate::telemetry::TraceContext;
+
+/// How many outputs that are due are published at once.
+const DUE_TOGETHER: usize = 500;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -79,10 +82,8 @@ impl<A: Agent, P: Publisher, S: EventStore, C: Clock> Engine<A, P, S, C> {
             Decision::Accept => self.ask(&head, &arrival).await?,
         };
         let effect = Effect::Settled { outcome: commit.outcome, version: commit.head.version };
-        self.append(&mut mark, &commit, known.is_none()).await?;
-        let messages =
-            outbox::of_commit(&self.config, commit, envelope.traceparent.as_deref(), envelope.tracestate.as_deref());
-        self.publisher.publish(messages).await.map_err(Error::Outputs)?;
+        let outputs = self.append(&mut mark, commit, known.is_none(), envelope).await?;
+        self.publisher.publish(outputs).await.map_err(Error::Outputs)?;
         mark.published = mark.tail.sequence;
         Ok(effect)
     }
@@ -100,7 +101,29 @@ impl<A: Agent, P: Publisher, S: EventStore, C: Clock> Engine<A, P, S, C> {
         }
     }
 
-    async fn append(&self, mark: &mut Mark, commit: &Commit, is_first: bool) -> Result<(), Error> {
+    /// Publishes the outputs that have become due; answers when the next one is, in milliseconds since 1970.
+    pub async fn publish_due(&self) -> Result<Option<i64>, Error> {
+        let mark = self.mark.lock().await;
+        let now_ms = self.clock.now().as_millisecond();
+        loop {
+            let due = self.store.due(now_ms, DUE_TOGETHER).await?.deferred;
+            if due.is_empty() {
+                return Ok(self.store.next_due(now_ms).await?);
+            }
+            let keys = due.iter().map(|deferred| deferred.key).collect();
+            self.publisher.publish(due.into_iter().map(outbox::of_deferred).collect()).await.map_err(Error::Outputs)?;
+            self.store.fired(mark.epoch, keys).await?;
+        }
+    }
+
+    /// Answers what is to be published now; the rest waits in the store until it is due.
+    async fn append(
+        &self,
+        mark: &mut Mark,
+        commit: Commit,
+        is_first: bool,
+        cause: &Envelope,
+    ) -> Result<Vec<Outgoing>, Error> {
         let mut tail = mark.tail;
         let observed = Observed {
             sequence: tail.sequence + 1,
@@ -109,10 +132,11 @@ impl<A: Agent, P: Publisher, S: EventStore, C: Clock> Engine<A, P, S, C> {
             attempts: 1,
             epoch: mark.epoch,
             revision: "engine".to_owned(),
-            traceparent: None,
-            tracestate: None,
+            traceparent: cause.traceparent.clone(),
+            tracestate: cause.tracestate.clone(),
         };
-        let entry = Entry::of_commit(&mut tail, commit, is_first, &observed);
+        let entry = Entry::of_commit(&mut tail, &commit, is_first, &observed);
+        let outputs = outbox::of_commit(&self.config, commit, &observed);
         let batch = Batch {
             epoch: mark.epoch,
             after: mark.tail.sequence,
@@ -121,10 +145,10 @@ impl<A: Agent, P: Publisher, S: EventStore, C: Clock> Engine<A, P, S, C> {
             position: observed.stream,
             published: mark.published,
             config: None,
-            waits: Waits::default(),
+            waits: Waits { defer: outputs.later, ..Waits::default() },
         };
         self.store.append(batch).await?;
         (mark.tail, mark.position) = (tail, observed.stream);
-        Ok(())
+        Ok(outputs.now)
     }
 }

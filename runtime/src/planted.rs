@@ -35,6 +35,22 @@ pub enum Fault {
     LoneHasCompany,
     /// A try counts, made or not.
     TriesForgotten,
+    /// A timer does not wait.
+    TimerEarly,
+    /// A timer's output leaves the store before it is published.
+    TimerForgottenEarly,
+    /// A decided event stays among those that wait.
+    ParkedNotReleased,
+    /// An event passes those of its entity that wait in the store.
+    ParkedOvertaken,
+    /// An event is parked while those before it are not durable.
+    ParkedAhead,
+    /// The position follows parked events too.
+    PositionOfParked,
+    /// An event is due although one before it of its entity is not.
+    ReleasedOvertakes,
+    /// What was found to be due is taken although it has changed meanwhile.
+    StaleDueTaken,
     /// A deleted entity begins anew.
     TombstoneForgotten,
     /// An older owner may go on.
@@ -54,7 +70,15 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 24] = [
+    pub const ALL: [Fault; 32] = [
+        Self::ParkedAhead,
+        Self::PositionOfParked,
+        Self::ReleasedOvertakes,
+        Self::TimerEarly,
+        Self::TimerForgottenEarly,
+        Self::ParkedNotReleased,
+        Self::ParkedOvertaken,
+        Self::StaleDueTaken,
         Self::PublishBeforeCommit,
         Self::AcknowledgeBeforeCommit,
         Self::PositionAheadOfCommit,

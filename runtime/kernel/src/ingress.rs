@@ -99,6 +99,11 @@ impl Control {
     }
 }
 
+/// An event's id belongs to who came first, also while that one waits and is not decided.
+pub fn id_reused() -> Reason {
+    Reason::new("id_reused", "this source and id were used before, with other content; give each event its own id")
+}
+
 /// Why an event that waited was not delivered.
 pub const CANCELLED: &str = "cancelled";
 
@@ -144,10 +149,7 @@ pub fn decode(config: &Config, raw_subject: &str, payload: &[u8]) -> Arrival {
 pub fn decide(config: &Config, head: &Head, known: Option<&Hash>, arrival: &Arrival) -> Decision {
     match known {
         Some(digest) if *digest == arrival.digest => return Decision::Duplicate,
-        Some(_) => {
-            let detail = "this source and id were used before, with other content; give each event its own id";
-            return Decision::Conflict(Reason::new("id_reused", detail));
-        }
+        Some(_) => return Decision::Conflict(id_reused()),
         None => {}
     }
     match &arrival.body {

@@ -33,6 +33,8 @@ pub struct Replay {
     config: Option<Config>,
     heads: BTreeMap<String, Head>,
     known: BTreeMap<Hash, Hash>,
+    /// Identities that were refused to other contents before the first, which was waiting, was decided.
+    reserved: BTreeMap<Hash, BTreeSet<Hash>>,
     /// Events that somebody took back before they were due.
     cancelled: BTreeSet<Hash>,
 }
@@ -98,7 +100,17 @@ impl Replay {
         if let Decision::Note(Control::Cancel(key)) = decision {
             self.cancelled.insert(key);
         }
-        self.known.entry(commit.key).or_insert(commit.digest);
+        if decided.reason == Some(ingress::id_reused()) && !self.known.contains_key(&commit.key) {
+            self.reserved.entry(commit.key).or_default().insert(commit.digest);
+        } else if self.reserved.get(&commit.key).is_some_and(|refused| refused.contains(&commit.digest)) {
+            return Err(wrong(
+                "outcome",
+                "the event whose id was reserved".into(),
+                "one that it was refused to".into(),
+            ));
+        } else {
+            self.known.entry(commit.key).or_insert(commit.digest);
+        }
         self.heads.insert(commit.entity, commit.head);
         Ok(())
     }
@@ -150,6 +162,10 @@ fn decide_again(
     let reason = decided.reason.clone().unwrap_or_else(|| Reason::new("", ""));
     let by_agent = reason.code.starts_with(AGENT_REASONS);
     match (decision, got.as_str()) {
+        // Also of an event that was waiting then, and is decided later: `push_decided` sees to it.
+        (_, "conflict") if reason == ingress::id_reused() => {
+            Ok(egress::settle(head, arrival, Outcome::Conflict, &reason))
+        }
         (Decision::Accept, "processed") => {
             let reaction = reaction(decided).map_err(|why| (why, got.clone()))?;
             egress::react(config, head, arrival, reaction).map_err(|e: InvalidAnswer| (e.to_string(), got))

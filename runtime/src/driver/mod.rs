@@ -68,6 +68,8 @@ impl Default for Bounds {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Demand {
     Run,
+    /// Finish what was taken, and take nothing new from the stream.
+    Drain,
     /// Finish what the agent has and take nothing new.
     Hold,
     /// The same, and end when that is done.
@@ -96,6 +98,8 @@ pub struct Report {
     pub heard: u64,
     /// Agent calls, appends and publishes under way.
     pub in_flight: usize,
+    /// Whether nothing that was taken is unfinished.
+    pub idle: bool,
     pub position: u64,
     pub agent_reachable: bool,
     pub last_error: Option<String>,

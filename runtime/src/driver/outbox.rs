@@ -2,30 +2,51 @@
 //! are made from its lines.
 
 use bytes::Bytes;
-use rhizon_kernel::egress::{Commit, Outcome};
+use rhizon_kernel::egress::{Commit, Outcome, Output};
 use rhizon_kernel::identity::dedup_key;
-use rhizon_kernel::record::{Decided, Line, NoRecord, Part};
+use rhizon_kernel::record::{Decided, Line, NoRecord, Observed, Part};
 use rhizon_kernel::subject::{Subject, escape, partition};
 use rhizon_kernel::{Config, Envelope, Limits};
 
 use crate::bus::Outgoing;
+use crate::store::Deferred;
 
-/// The messages of a commit, in order, as part of the trace that its cause belongs to.
-pub(crate) fn of_commit(
-    config: &Config,
-    commit: Commit,
-    traceparent: Option<&str>,
-    tracestate: Option<&str>,
-) -> Vec<Outgoing> {
-    let dead = (commit.outcome == Outcome::DeadLettered).then(|| dead_letter(config, &commit.entity, &commit.decided));
-    let outputs = commit.outputs.into_iter().map(|output| {
-        let payload = output.envelope.to_json_in(traceparent, tracestate).into();
-        Outgoing { subject: output.subject, key: output.key, payload }
-    });
-    outputs.chain(dead).collect()
+/// What a commit sends out, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Outputs {
+    pub now: Vec<Outgoing>,
+    pub later: Vec<Deferred>,
 }
 
-/// The same from the journal.
+/// Part of the trace that the cause belongs to.
+pub(crate) fn of_commit(config: &Config, commit: Commit, observed: &Observed) -> Outputs {
+    let mut outputs = Outputs::default();
+    let dead = (commit.outcome == Outcome::DeadLettered).then(|| dead_letter(config, &commit.entity, &commit.decided));
+    for Output { subject, key, envelope } in commit.outputs {
+        let payload = envelope.to_json_in(observed.traceparent.as_deref(), observed.tracestate.as_deref()).into();
+        match waits_until(&envelope, observed) {
+            None => outputs.now.push(Outgoing { subject, key, payload }),
+            Some(due_ms) => {
+                outputs.later.push(Deferred { key, due_ms, sequence: observed.sequence, subject, payload });
+            }
+        }
+    }
+    outputs.now.extend(dead);
+    outputs
+}
+
+/// Decided once, by the time of the commit, which is in the journal too.
+fn waits_until(envelope: &Envelope, observed: &Observed) -> Option<i64> {
+    let due_ms = envelope.deliverat?.as_millisecond();
+    (due_ms > observed.time.as_millisecond()).then_some(due_ms)
+}
+
+pub(crate) fn of_deferred(deferred: Deferred) -> Outgoing {
+    let Deferred { key, subject, payload, .. } = deferred;
+    Outgoing { subject, key, payload }
+}
+
+/// The messages of a record that do not wait, from the journal.
 pub(super) fn of_line(config: &Config, line: &[u8]) -> Result<Vec<Outgoing>, NoRecord> {
     let line = Line::parse(line)?;
     let Part::Decided(bytes) = line.part else { return Ok(Vec::new()) };
@@ -34,6 +55,9 @@ pub(super) fn of_line(config: &Config, line: &[u8]) -> Result<Vec<Outgoing>, NoR
     let mut messages = Vec::with_capacity(decided.outputs.len());
     for raw in &decided.outputs {
         let envelope = Envelope::parse(raw.get().as_bytes(), &limits).map_err(|_| NoRecord("outputs"))?;
+        if waits_until(&envelope, &observed).is_some() {
+            continue;
+        }
         let Envelope { source, id, event_type, subject, target, .. } = &envelope;
         let key = dedup_key(&config.publisher(), source, id);
         let subject = Subject::new(&config.publisher(), event_type, subject, target.as_deref()).to_string();

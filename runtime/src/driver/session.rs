@@ -2,6 +2,7 @@
 //!
 //! `work` is the hot path: wait for one thing to end, take it in, start what can be started.
 
+mod due;
 mod start;
 
 use std::collections::{HashMap, VecDeque};
@@ -9,16 +10,15 @@ use std::collections::{HashMap, VecDeque};
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use rhizon_kernel::chain::Hash;
-use rhizon_kernel::ingress::Arrival;
 use rhizon_kernel::record::Tail;
 
-use super::window::{Saved, SlotId, Tries, Window};
+use super::window::{Arrived, Saved, SlotId, Tries, Window};
 use super::{Demand, Driver, Stopped, outbox};
 use crate::agent::{Agent, Answer, CallError};
 use crate::bus::{self, Ack, BusError, EventBus, Message, Outgoing};
 use crate::clock::Clock;
 use crate::planted::{self, Fault};
-use crate::store::{self, EventStore, Loaded, Mark, StoreError};
+use crate::store::{self, Due, EventStore, Loaded, Mark, StoreError};
 use crate::telemetry::Span;
 
 pub(super) enum Ended {
@@ -29,11 +29,13 @@ pub(super) enum Ended {
 /// Something that was under way has ended.
 enum Done {
     Pulled(bus::Result<Vec<Message>>),
-    Loaded { arrivals: Vec<(u64, Arrival)>, entities: Vec<String>, loaded: store::Result<Loaded> },
+    Due { generation: u64, found: store::Result<(Due, Option<i64>)> },
+    Loaded { arrived: Vec<Arrived>, entities: Vec<String>, loaded: store::Result<Loaded> },
     Counted { id: SlotId, result: store::Result<u32> },
     Called { ids: Vec<SlotId>, answers: Result<Vec<Answer>, CallError> },
     Appended { result: store::Result<()>, append: Append },
     Published { messages: Vec<Pending>, result: bus::Result<Vec<Ack>> },
+    Fired { result: bus::Result<Vec<Ack>>, forgotten: store::Result<()> },
     Marked { sequence: u64, result: store::Result<()> },
     Woken,
     Acknowledged,
@@ -43,6 +45,12 @@ enum Done {
 /// An append under way, and what it allows when it is durable.
 struct Append {
     saved: Vec<Saved>,
+    /// Keys of the decided events.
+    settled: Vec<Hash>,
+    /// Stream sequences of what the store does not keep any more, or keeps anew.
+    unparked: Vec<u64>,
+    /// When the first of what was put into the store to wait is due.
+    due_ms: Option<i64>,
     /// They end when the effect is durable.
     spans: Vec<Span>,
     messages: Vec<Pending>,
@@ -60,9 +68,11 @@ struct Pending {
 /// What is under way, at most one of each.
 #[derive(Default)]
 struct Busy {
-    fetching: bool,
+    pulling: bool,
+    loading: bool,
     appending: bool,
     publishing: bool,
+    firing: bool,
 }
 
 struct Session<'a, B, S, A, C> {
@@ -71,7 +81,12 @@ struct Session<'a, B, S, A, C> {
     window: Window<'a>,
     tail: Tail,
     position: u64,
+    /// Pulled, while heads were being loaded for others.
+    pulled: Vec<Message>,
     outbox: VecDeque<Pending>,
+    /// When something that waits in the store is due next, and how often that has changed.
+    next_due_ms: Option<i64>,
+    waits_generation: u64,
     /// Journal sequence up to which everything is published, and up to which the store knows it.
     published: u64,
     marked: u64,
@@ -94,6 +109,7 @@ struct Session<'a, B, S, A, C> {
 impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Driver<B, S, A, C> {
     pub(super) async fn session(&mut self, epoch: u64, tries: &mut Tries) -> Result<Ended, Stopped> {
         let mark = self.mark(epoch).await?;
+        let next_due_ms = self.store.next_due(i64::MIN).await?;
         let published = match self.recover_outbox(mark.published, mark.tail.sequence).await? {
             Ok(published) => published,
             Err(why) => return Ok(Ended::Interrupted { worked: false, why }),
@@ -110,7 +126,9 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Driver<B, S, A, C> {
             Err(why) => return Ok(Ended::Interrupted { worked: false, why }),
         }
         self.report.send_modify(|report| (report.attached, report.position) = (true, position));
-        Session::new(self, tries, &mark, position, published).work().await
+        let mut session = Session::new(self, tries, &mark, position, published);
+        session.next_due_ms = next_due_ms;
+        session.work().await
     }
 
     /// The broker was told more than the store knew. Unless the store has moved on meanwhile, it was lost.
@@ -164,7 +182,10 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
             window,
             tail: mark.tail,
             position,
+            pulled: Vec::new(),
             outbox: VecDeque::new(),
+            next_due_ms: None,
+            waits_generation: 0,
             published,
             marked: mark.published,
             tasks: FuturesUnordered::new(),
@@ -209,9 +230,11 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
     fn take_in(&mut self, done: Done) -> Result<(), Stopped> {
         match done {
             Done::Pulled(pulled) => self.pulled(pulled),
-            Done::Loaded { arrivals, entities, loaded } => {
-                self.busy.fetching = false;
-                self.window.admit(arrivals, entities, loaded?);
+            Done::Due { generation, found } => self.due(generation, found)?,
+            Done::Loaded { arrived, entities, loaded } => {
+                self.busy.loading = false;
+                let now_ms = self.now_ms();
+                self.window.admit(arrived, entities, loaded?, now_ms);
             }
             Done::Counted { id, result } => {
                 result?;
@@ -221,6 +244,7 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
             Done::Called { ids, answers } => self.called(&ids, answers),
             Done::Appended { result, append } => self.appended(result, append)?,
             Done::Published { messages, result } => self.published(messages, result),
+            Done::Fired { result, forgotten } => self.fired(result, forgotten)?,
             Done::Marked { sequence, result } => {
                 self.marking = false;
                 result?;
@@ -234,15 +258,13 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
     }
 
     fn pulled(&mut self, pulled: bus::Result<Vec<Message>>) {
+        self.busy.pulling = false;
         match pulled {
             Ok(messages) => {
                 self.driver.metrics.pulled(messages.len());
-                self.load(&messages);
+                self.pulled = messages;
             }
-            Err(why) => {
-                self.busy.fetching = false;
-                self.interrupted = Some(why);
-            }
+            Err(why) => self.interrupted = Some(why),
         }
     }
 
@@ -290,11 +312,15 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
             }
             Err(error) => return Err(error.into()),
         }
-        let Append { saved, spans, messages, position, published, tail } = append;
+        let Append { saved, settled, unparked, due_ms, spans, messages, position, published, tail } = append;
         self.worked = true;
         (self.tail, self.position, self.marked) = (tail, position, self.marked.max(published));
         drop(spans);
-        self.window.appended(saved);
+        self.waits_generation += u64::from(!unparked.is_empty() || due_ms.is_some());
+        self.window.appended(saved, &settled, &unparked);
+        if let Some(due_ms) = due_ms {
+            self.due_at(due_ms);
+        }
         self.outbox.extend(messages);
         if self.outbox.is_empty() && !self.busy.publishing {
             self.published = tail.sequence;
@@ -319,11 +345,7 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
                 };
             }
             Err(error) => {
-                tracing::warn!(%error, "publishing outputs; trying again");
-                self.driver.metrics.publish_failed(&error);
-                self.driver.report.send_modify(|report| report.last_error = Some(error.to_string()));
-                self.publish_failures += 1;
-                self.publish_rests_until_ms = self.now_ms() + rest_ms(self.publish_failures);
+                self.publishing_failed(&error);
                 for pending in messages.into_iter().rev() {
                     self.outbox.push_front(pending);
                 }
@@ -331,9 +353,22 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
         }
     }
 
+    /// Answers until when the broker is left alone.
+    fn publishing_failed(&mut self, error: &BusError) -> i64 {
+        tracing::warn!(%error, "publishing outputs; trying again");
+        self.driver.metrics.publish_failed(error);
+        self.driver.report.send_modify(|report| report.last_error = Some(error.to_string()));
+        self.publish_failures += 1;
+        self.publish_rests_until_ms = self.now_ms() + rest_ms(self.publish_failures);
+        self.publish_rests_until_ms
+    }
+
     /// Whether something is on its way to the store or the broker that must not be left half done.
     fn saving(&self) -> bool {
-        self.busy.appending || self.busy.publishing || (!self.outbox.is_empty() && self.interrupted.is_none())
+        self.busy.appending
+            || self.busy.publishing
+            || self.busy.firing
+            || (!self.outbox.is_empty() && self.interrupted.is_none())
     }
 
     fn demand(&self) -> Demand {
@@ -348,10 +383,11 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
         let in_flight = self.window.calling() + usize::from(self.saving());
         let heard = self.heard;
         let (position, reachable) = (self.position, self.agent_failures == 0);
+        let idle = self.window.is_empty() && self.pulled.is_empty() && !self.busy.loading && !self.saving();
         self.driver.report.send_if_modified(|report| {
-            let before = (report.in_flight, report.heard, report.position, report.agent_reachable);
-            let now = (in_flight, heard, position, reachable);
-            (report.in_flight, report.heard, report.position, report.agent_reachable) = now;
+            let before = (report.in_flight, report.heard, report.idle, report.position, report.agent_reachable);
+            let now = (in_flight, heard, idle, position, reachable);
+            (report.in_flight, report.heard, report.idle, report.position, report.agent_reachable) = now;
             before != now
         });
     }

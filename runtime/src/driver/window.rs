@@ -2,7 +2,10 @@
 //!
 //! An entity's events wait in line behind each other; the heads of all lines may be with the agent side by side.
 
+mod harvest;
 mod line;
+mod park;
+mod slot;
 mod tries;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -11,15 +14,16 @@ use std::sync::Arc;
 use rhizon_kernel::chain::Hash;
 use rhizon_kernel::egress::{self, Commit, Outcome};
 use rhizon_kernel::head::Head;
-use rhizon_kernel::ingress::{self, Arrival, Body, Decision, Reason};
+use rhizon_kernel::ingress::{self, Arrival, Decision, Reason};
 
 use super::Settings;
 use crate::agent::Answer;
-use crate::bus::Message;
 use crate::planted::{self, Fault};
 use crate::store::{Known, Loaded};
 use crate::telemetry::TraceContext;
 use line::Line;
+pub(super) use slot::{Arrived, Harvest, Origin, Saved, SlotId, Taken};
+use slot::{Slot, State, context_of};
 pub(super) use tries::Tries;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,63 +50,6 @@ impl Retry {
     }
 }
 
-pub(super) type SlotId = u64;
-
-/// An event in the window.
-#[derive(Debug)]
-pub(super) struct Slot {
-    pub arrival: Arrival,
-    pub stream: u64,
-    /// Failed tries so far.
-    pub attempts: u32,
-    /// Whether it must be tried with nothing beside it, since its neighbours and it went down together.
-    lone: bool,
-    /// Whether the store has counted the lone try that comes next.
-    counted: bool,
-    /// What the event's effects continue: its own context, or that of the span that handles it.
-    pub trace: TraceContext,
-    known: Option<Hash>,
-    state: State,
-}
-
-#[derive(Debug)]
-enum State {
-    Waiting,
-    Calling,
-    Backoff,
-    Skipped,
-    Decided(Box<Commit>),
-    Taken,
-}
-
-/// A decided event on its way to the store.
-#[derive(Debug)]
-pub(super) struct Settled {
-    pub id: SlotId,
-    pub stream: u64,
-    pub attempts: u32,
-    pub trace: TraceContext,
-    /// Whether this event is the first of its identity, which it then occupies.
-    pub first: bool,
-    pub commit: Commit,
-}
-
-/// What one append may hold.
-#[derive(Debug, Default)]
-pub(super) struct Harvest {
-    pub settled: Vec<Settled>,
-    pub duplicates: usize,
-    /// Everything up to here is settled once the harvest is appended.
-    pub position: u64,
-}
-
-/// What the window must hear of a decision once it is durable.
-#[derive(Debug)]
-pub(super) struct Saved {
-    pub entity: String,
-    pub identity: Option<(Hash, Hash)>,
-}
-
 #[derive(Debug)]
 pub(super) struct Window<'a> {
     settings: Arc<Settings>,
@@ -118,6 +65,8 @@ pub(super) struct Window<'a> {
     /// Identities admitted and not yet durable, and those made durable since the last load began.
     pending: HashMap<Hash, Hash>,
     recent: HashMap<Hash, Hash>,
+    /// Stream sequences of events that are here and in the store.
+    in_hand: BTreeSet<u64>,
     tries: &'a mut Tries,
     position: u64,
 }
@@ -135,6 +84,7 @@ impl<'a> Window<'a> {
             alone: None,
             pending: HashMap::new(),
             recent: HashMap::new(),
+            in_hand: BTreeSet::new(),
             tries,
             position,
         }
@@ -148,54 +98,96 @@ impl<'a> Window<'a> {
         self.calling
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
     /// Decodes, and says which heads and identities must be loaded.
-    pub(super) fn begin_load(&mut self, messages: &[Message]) -> (Vec<(u64, Arrival)>, Vec<String>, Vec<Hash>) {
+    pub(super) fn begin_load(&mut self, taken: Vec<Taken>) -> (Vec<Arrived>, Vec<String>, Vec<Hash>) {
         self.recent.clear();
         if self.lines.len() > self.settings.bounds.cached_heads {
             self.lines.retain(|_, line| line.is_in_use());
         }
         let config = &self.settings.config;
-        let arrivals: Vec<(u64, Arrival)> =
-            messages.iter().map(|m| (m.stream, ingress::decode(config, &m.subject, &m.payload))).collect();
-        let unknown: BTreeSet<&String> =
-            arrivals.iter().map(|(_, a)| &a.entity).filter(|entity| !self.lines.contains_key(*entity)).collect();
+        let arrived: Vec<Arrived> = taken
+            .into_iter()
+            .map(|Taken { message, origin }| {
+                let arrival = ingress::decode(config, &message.subject, &message.payload);
+                Arrived { stream: message.stream, payload: message.payload, arrival, origin }
+            })
+            .collect();
+        let entities = arrived.iter().map(|arrived| &arrived.arrival.entity);
+        let unknown: BTreeSet<&String> = entities.filter(|entity| !self.lines.contains_key(*entity)).collect();
         let entities = unknown.into_iter().cloned().collect();
-        let keys = arrivals.iter().map(|(_, arrival)| arrival.key).collect();
-        (arrivals, entities, keys)
+        let keys = arrived.iter().map(|arrived| arrived.arrival.key).collect();
+        (arrived, entities, keys)
     }
 
-    /// Puts the arrivals in line, in stream order.
-    pub(super) fn admit(&mut self, arrivals: Vec<(u64, Arrival)>, entities: Vec<String>, loaded: Loaded) {
-        for (entity, head) in entities.into_iter().zip(loaded.heads) {
-            self.lines.entry(entity).or_insert_with(|| Line::new(head.unwrap_or_default()));
+    /// Puts the arrived in line, in stream order, or among those that wait in the store.
+    pub(super) fn admit(&mut self, arrived: Vec<Arrived>, entities: Vec<String>, loaded: Loaded, now_ms: i64) {
+        for ((entity, head), held) in entities.into_iter().zip(loaded.heads).zip(loaded.held) {
+            self.lines.entry(entity).or_insert_with(|| Line::new(head.unwrap_or_default(), held));
         }
-        let last = arrivals.last().map(|(stream, _)| *stream).filter(|_| planted::is(Fault::DedupOffByOne));
-        for ((stream, arrival), stored) in arrivals.into_iter().zip(loaded.known) {
-            let stored = stored.filter(|_| last != Some(stream));
-            let (stored, charged) = match stored {
-                Some(Known::Settled(digest)) => (Some(digest), 0),
-                Some(Known::Parked(digest)) => (Some(digest), 0),
-                Some(Known::Tried(charged)) => (None, charged),
-                None => (None, 0),
-            };
-            let seen = self.tries.seen(&arrival.key).map(|seen| seen.failed);
-            let seen = seen.filter(|_| !planted::is(Fault::TriesForgotten));
-            let attempts = seen.unwrap_or(charged);
-            let known =
-                stored.or_else(|| self.pending.get(&arrival.key).or_else(|| self.recent.get(&arrival.key)).copied());
-            if known.is_none() {
-                self.pending.insert(arrival.key, arrival.digest);
-            }
-            let id = self.first + self.slots.len() as u64;
-            let queue = self.lines.entry(arrival.entity.clone()).or_insert_with(|| Line::new(Head::default()));
-            let is_head = queue.join(id);
-            let (trace, lone, counted) = (context_of(&arrival), seen.is_some() || charged > 0, charged > attempts);
-            let state = State::Waiting;
-            self.slots.push_back(Slot { arrival, stream, attempts, lone, counted, trace, known, state });
-            if is_head {
-                self.head_of_line(id);
-            }
+        let last = arrived.last().map(|arrived| arrived.stream).filter(|_| planted::is(Fault::DedupOffByOne));
+        for (arrived, stored) in arrived.into_iter().zip(loaded.known) {
+            let stored = stored.filter(|_| last != Some(arrived.stream));
+            self.admit_one(arrived, stored, now_ms);
         }
+    }
+
+    fn admit_one(&mut self, arrived: Arrived, stored: Option<Known>, now_ms: i64) {
+        let Arrived { stream, payload, arrival, origin } = arrived;
+        let known = self.known(&arrival, origin, stored);
+        if known.is_none() {
+            self.pending.insert(arrival.key, arrival.digest);
+        }
+        let charged = if let Some(Known::Tried(charged)) = stored { charged } else { 0 };
+        let seen = self.tries.seen(&arrival.key).map(|seen| seen.failed);
+        let seen = seen.filter(|_| !planted::is(Fault::TriesForgotten));
+        let parked = if let Origin::Parked { attempts, .. } = origin { attempts } else { 0 };
+        let attempts = seen.unwrap_or(charged).max(parked);
+        let id = self.first + self.slots.len() as u64;
+        let line = self.lines.entry(arrival.entity.clone()).or_insert_with(|| Line::new(Head::default(), 0));
+        let waits = (origin == Origin::Stream && known != Some(arrival.digest))
+            .then(|| park::must_wait(&self.settings, line, known.as_ref(), &arrival, now_ms))
+            .flatten();
+        let is_head = match &waits {
+            Some(State::Parking { holds, .. }) => {
+                line.park(*holds);
+                false
+            }
+            _ => line.join(id),
+        };
+        let (trace, lone, counted) = (context_of(&arrival), seen.is_some() || charged > 0, charged > attempts);
+        let state = waits.unwrap_or(State::Waiting);
+        let control = None;
+        self.slots.push_back(Slot {
+            arrival,
+            stream,
+            payload,
+            origin,
+            attempts,
+            lone,
+            counted,
+            trace,
+            known,
+            control,
+            state,
+        });
+        if is_head {
+            self.head_of_line(id);
+        }
+    }
+
+    /// The content under which an event's identity is taken: by who came first, decided or not. What comes from among
+    /// the parked does not meet itself.
+    fn known(&self, arrival: &Arrival, origin: Origin, stored: Option<Known>) -> Option<Hash> {
+        let stored = match stored {
+            Some(Known::Settled(digest)) => Some(digest),
+            Some(Known::Parked(digest)) => Some(digest).filter(|d| origin == Origin::Stream || *d != arrival.digest),
+            Some(Known::Tried(_)) | None => None,
+        };
+        stored.or_else(|| self.pending.get(&arrival.key).or_else(|| self.recent.get(&arrival.key)).copied())
     }
 
     /// Decides about the slot at the head of a line, and about those behind it that need no agent.
@@ -205,37 +197,37 @@ impl<'a> Window<'a> {
             let Some(index) = self.index(id) else { return };
             let slot = &mut self.slots[index];
             let Some(line) = self.lines.get_mut(&slot.arrival.entity) else { return };
-            let (outcome, reason) =
-                match ingress::decide(&self.settings.config, line.head(), slot.known.as_ref(), &slot.arrival) {
-                    Decision::Accept if slot.attempts < self.settings.retry.attempts => {
-                        self.ready.insert(id);
-                        return;
-                    }
-                    Decision::Accept => {
-                        let seen = self.tries.seen(&slot.arrival.key).and_then(|seen| seen.reason.clone());
-                        (Outcome::DeadLettered, seen.unwrap_or_else(gone))
-                    }
-                    Decision::Duplicate => {
-                        slot.state = State::Skipped;
-                        next = line.advance(None);
-                        continue;
-                    }
-                    Decision::Conflict(_) if planted::is(Fault::ExpectedVersionLost) => {
-                        self.ready.insert(id);
-                        return;
-                    }
-                    Decision::Note(_) => {
-                        let commit = egress::note(line.head(), &slot.arrival);
-                        next = line.advance(Some(commit.head.clone()));
-                        slot.state = State::Decided(Box::new(commit));
-                        continue;
-                    }
-                    Decision::Reject(reason) => (Outcome::Rejected, reason),
-                    Decision::Conflict(reason) => (Outcome::Conflict, reason),
-                };
+            let decision = ingress::decide(&self.settings.config, line.head(), slot.known.as_ref(), &slot.arrival);
+            let (outcome, reason) = match decision {
+                Decision::Accept if slot.is_cancelled() => (Outcome::Rejected, ingress::cancelled()),
+                Decision::Accept if slot.attempts < self.settings.retry.attempts => {
+                    self.ready.insert(id);
+                    return;
+                }
+                Decision::Accept => {
+                    let seen = self.tries.seen(&slot.arrival.key).and_then(|seen| seen.reason.clone());
+                    (Outcome::DeadLettered, seen.unwrap_or_else(gone))
+                }
+                Decision::Duplicate => {
+                    slot.state = State::Skipped;
+                    slot.release(line);
+                    next = line.advance(None);
+                    continue;
+                }
+                Decision::Note(control) => {
+                    slot.control = Some(control);
+                    next = slot.decide(line, egress::note(line.head(), &slot.arrival));
+                    continue;
+                }
+                Decision::Conflict(_) if planted::is(Fault::ExpectedVersionLost) => {
+                    self.ready.insert(id);
+                    return;
+                }
+                Decision::Reject(reason) => (Outcome::Rejected, reason),
+                Decision::Conflict(reason) => (Outcome::Conflict, reason),
+            };
             let commit = egress::settle(line.head(), &slot.arrival, outcome, &reason);
-            next = line.advance(Some(commit.head.clone()));
-            slot.state = State::Decided(Box::new(commit));
+            next = slot.decide(line, commit);
         }
     }
 
@@ -384,84 +376,8 @@ impl<'a> Window<'a> {
     fn decided(&mut self, index: usize, commit: Commit) {
         let slot = &mut self.slots[index];
         let Some(line) = self.lines.get_mut(&slot.arrival.entity) else { return };
-        let forgotten = commit.head.state.is_none() && planted::is(Fault::TombstoneForgotten);
-        let head = if forgotten { Head::default() } else { commit.head.clone() };
-        let next = line.advance(Some(head));
-        slot.state = State::Decided(Box::new(commit));
-        if let Some(next) = next {
+        if let Some(next) = slot.decide(line, commit) {
             self.head_of_line(next);
-        }
-    }
-
-    /// Takes what can be appended now: with `Stream` the decided front, with `Entity` all that is decided, but for what
-    /// was decided by an event before it that is still open, and what comes after that in its line.
-    pub(super) fn harvest(&mut self, max: usize) -> Option<Harvest> {
-        let mut harvest = Harvest::default();
-        let mut open = false;
-        let mut held: BTreeSet<&str> = BTreeSet::new();
-        for (id, slot) in (self.first..).zip(&mut self.slots) {
-            match &slot.state {
-                State::Taken => {}
-                State::Waiting | State::Calling | State::Backoff => {
-                    if self.settings.ordering == Ordering::Stream {
-                        break;
-                    }
-                    open = true;
-                }
-                State::Skipped => {
-                    harvest.duplicates += 1;
-                    slot.state = State::Taken;
-                }
-                State::Decided(_) if harvest.settled.len() >= max => break,
-                State::Decided(_)
-                    if open
-                        && (slot.known.is_some() || held.contains(slot.arrival.entity.as_str()))
-                        && !planted::is(Fault::ReusedIdNotHeld) =>
-                {
-                    held.insert(&slot.arrival.entity);
-                }
-                State::Decided(_) => {
-                    if let State::Decided(commit) = std::mem::replace(&mut slot.state, State::Taken) {
-                        harvest.settled.push(Settled {
-                            id,
-                            stream: slot.stream,
-                            attempts: slot.attempts + 1,
-                            trace: std::mem::take(&mut slot.trace),
-                            first: slot.known.is_none(),
-                            commit: *commit,
-                        });
-                    }
-                }
-            }
-        }
-        if harvest.settled.is_empty() && harvest.duplicates == 0 {
-            return None;
-        }
-        while self.slots.front().is_some_and(|slot| matches!(slot.state, State::Taken)) {
-            let slot = self.slots.pop_front()?;
-            self.first += 1;
-            self.position = slot.stream;
-        }
-        harvest.position = self.position;
-        if planted::is(Fault::PositionAheadOfCommit) {
-            harvest.position = self.slots.back().map_or(self.position, |slot| slot.stream);
-        }
-        Some(harvest)
-    }
-
-    /// The harvest is durable.
-    pub(super) fn appended(&mut self, saved: Vec<Saved>) {
-        for Saved { entity, identity } in saved {
-            if let Some((key, digest)) = identity {
-                self.pending.remove(&key);
-                self.tries.settled(&key);
-                if !planted::is(Fault::RecentForgotten) {
-                    self.recent.insert(key, digest);
-                }
-            }
-            if let Some(line) = self.lines.get_mut(&entity) {
-                line.appended();
-            }
         }
     }
 
@@ -473,16 +389,6 @@ impl<'a> Window<'a> {
     fn index(&self, id: SlotId) -> Option<usize> {
         let index = usize::try_from(id.checked_sub(self.first)?).ok()?;
         (index < self.slots.len()).then_some(index)
-    }
-}
-
-/// The context that an event came with.
-fn context_of(arrival: &Arrival) -> TraceContext {
-    match &arrival.body {
-        Body::Event { envelope, .. } => {
-            TraceContext { traceparent: envelope.traceparent.clone(), tracestate: envelope.tracestate.clone() }
-        }
-        Body::Malformed { .. } => TraceContext::default(),
     }
 }
 

@@ -60,7 +60,13 @@ impl Inner {
 
     fn change_waits(&mut self, waits: Waits) {
         let Waits { park, unpark, defer, cancel, resolve } = waits;
-        self.parked.extend(park.into_iter().map(|parked| (parked.stream, parked)));
+        for mut parked in park {
+            let mut before = self.parked.range(..parked.stream).map(|(_, before)| before);
+            if parked.due_ms.is_none() && !before.any(|before| before.holds && before.entity == parked.entity) {
+                parked.due_ms = Some(0);
+            }
+            self.parked.insert(parked.stream, parked);
+        }
         for stream in unpark {
             let Some(gone) = self.parked.remove(&stream).filter(|gone| gone.holds) else { continue };
             let behind = self.parked.values_mut().filter(|parked| parked.holds && parked.entity == gone.entity);
@@ -229,8 +235,15 @@ impl EventStore for MemoryStore {
     async fn due(&self, now_ms: i64, limit: usize) -> Result<Due> {
         Ok(self.with(|inner| {
             let is_due = |due_ms: Option<i64>| due_ms.is_some_and(|due_ms| due_ms <= now_ms);
-            let mut parked: Vec<Parked> = inner.parked.values().filter(|p| is_due(p.due_ms)).cloned().collect();
-            parked.sort_by_key(|parked| (parked.due_ms, parked.stream));
+            let mut behind = BTreeSet::new();
+            let mut parked = Vec::new();
+            for event in inner.parked.values() {
+                if is_due(event.due_ms) && !(event.holds && behind.contains(event.entity.as_str())) {
+                    parked.push(event.clone());
+                } else if event.holds && !planted::is(Fault::ReleasedOvertakes) {
+                    behind.insert(event.entity.as_str());
+                }
+            }
             parked.truncate(limit);
             let mut deferred: Vec<Deferred> =
                 inner.deferred.values().filter(|d| is_due(Some(d.due_ms))).cloned().collect();

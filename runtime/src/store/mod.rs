@@ -135,7 +135,7 @@ pub struct Parked {
     pub entity: String,
     pub key: Hash,
     pub digest: Hash,
-    /// When it is its turn; absent behind another event of an entity that is held.
+    /// When it is its turn; absent for what only waits behind others that hold its entity: without any, it is its turn.
     pub due_ms: Option<i64>,
     /// Whether later events of its entity must wait for it. A timer holds nobody.
     pub holds: bool,
@@ -158,7 +158,8 @@ pub struct Deferred {
     pub payload: Bytes,
 }
 
-/// What is due, each list by its due time, and events of one time in stream order.
+/// What is due: events in stream order, and none that holds its entity before those that hold it too and came earlier;
+/// outputs in the order of their due times.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Due {
     pub parked: Vec<Parked>,

@@ -142,7 +142,7 @@ impl EventStore for SqliteStore {
         let mut heads: std::collections::HashMap<_, _> = self.heads(&entities).await?.into_iter().collect();
         let tried = packed!("SELECT a.key, a.count FROM attempts a JOIN keys USING (key)");
         let tried = self.known(tried, &keys, |row| Ok(Known::Tried(small(row, 1)?))).await?;
-        let parked = packed!("SELECT p.key, p.digest FROM keys JOIN parked p USING (key)");
+        let parked = packed!("SELECT p.key, p.digest FROM keys JOIN parked p USING (key) ORDER BY p.stream DESC");
         let parked = self.known(parked, &keys, |row| Ok(Known::Parked(hash(row, 1)?))).await?;
         let settled = packed!("SELECT k.key, k.digest FROM keys CROSS JOIN known k USING (key)");
         let settled = self.known(settled, &keys, |row| Ok(Known::Settled(hash(row, 1)?))).await?;
@@ -262,8 +262,10 @@ impl EventStore for SqliteStore {
             let query = sqlx::query(sql).bind(now_ms).bind(signed(limit as u64));
             query.fetch_all(&self.readers).await.map_err(|e| failed("look for what is due", &e))
         };
-        let events = "SELECT stream, entity, key, digest, due, holds, cancelled, attempts, subject, payload FROM parked \
-                      WHERE due <= ? ORDER BY due, stream LIMIT ?";
+        let events = "SELECT stream, entity, key, digest, due, holds, cancelled, attempts, subject, payload FROM parked p \
+                      WHERE due <= ?1 AND NOT EXISTS (SELECT 1 FROM parked q WHERE q.entity = p.entity \
+                          AND q.holds = 1 AND p.holds = 1 AND q.stream < p.stream AND ifnull(q.due > ?1, true)) \
+                      ORDER BY stream LIMIT ?2";
         let outputs = "SELECT key, due, sequence, subject, payload FROM deferred WHERE due <= ? \
                        ORDER BY due, sequence, key LIMIT ?";
         Ok(Due {

@@ -7,11 +7,11 @@ use opentelemetry::trace::SpanKind;
 use rhizon_kernel::ingress::Body;
 use rhizon_kernel::record::Observed;
 
-use super::super::window::{Harvest, SlotId};
+use super::super::window::{Harvest, SlotId, Taken};
 use super::super::{Demand, outbox};
 use super::{Append, Done, Pending, Session, saved};
 use crate::agent::{Agent, Item};
-use crate::bus::{EventBus, Message};
+use crate::bus::EventBus;
 use crate::clock::Clock;
 use crate::planted::{self, Fault};
 use crate::store::{Batch, Entry, EventStore, StoreError, Waits};
@@ -23,6 +23,8 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
     pub(super) fn start_all(&mut self) {
         if self.interrupted.is_none() {
             self.start_pull();
+            self.start_load();
+            self.start_due();
             self.start_calls();
             self.start_append();
         }
@@ -32,26 +34,39 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
     }
 
     fn start_pull(&mut self) {
-        if self.busy.fetching || !self.window.has_room() || self.demand() != Demand::Run {
+        if self.busy.pulling || !self.pulled.is_empty() || self.demand() != Demand::Run {
             return;
         }
-        self.busy.fetching = true;
+        if !self.window.has_room() {
+            self.window.make_room();
+            return;
+        }
+        self.busy.pulling = true;
         let (bus, max) = (self.driver.bus.clone(), self.driver.settings.batch_events);
         self.tasks.push(Box::pin(async move { Done::Pulled(bus.pull(max).await) }));
     }
 
-    pub(super) fn load(&mut self, messages: &[Message]) {
-        let (arrivals, entities, keys) = self.window.begin_load(messages);
+    fn start_load(&mut self) {
+        if !self.busy.loading && !self.pulled.is_empty() {
+            let pulled = std::mem::take(&mut self.pulled);
+            self.load(pulled.into_iter().map(Taken::from).collect());
+        }
+    }
+
+    /// One at a time: the window knows what became durable since a load began, and not since which.
+    pub(super) fn load(&mut self, taken: Vec<Taken>) {
+        self.busy.loading = true;
+        let (arrived, entities, keys) = self.window.begin_load(taken);
         let store = self.driver.store.clone();
         self.tasks.push(Box::pin(async move {
             let loaded = store.load(entities.clone(), keys).await;
-            Done::Loaded { arrivals, entities, loaded }
+            Done::Loaded { arrived, entities, loaded }
         }));
     }
 
     fn start_calls(&mut self) {
         let now_ms = self.now_ms();
-        if self.demand() != Demand::Run || now_ms < self.agent_rests_until_ms {
+        if self.demand() == Demand::Hold || now_ms < self.agent_rests_until_ms {
             return;
         }
         let room = self.driver.settings.concurrency.saturating_sub(self.window.calling());
@@ -129,7 +144,7 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
     }
 
     fn build_append(&mut self, harvest: Harvest) -> (Batch, Append) {
-        let Harvest { settled, duplicates, position } = harvest;
+        let Harvest { settled, duplicates, mut waits, parked, position } = harvest;
         self.driver.metrics.duplicates(duplicates);
         let (settings, time) = (&self.driver.settings, self.driver.clock.now());
         let mut tail = self.tail;
@@ -137,6 +152,9 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
         let published = self.published;
         let mut append = Append {
             saved: Vec::with_capacity(settled.len()),
+            settled: settled.iter().filter(|event| event.first).map(|event| event.commit.key).collect(),
+            unparked: waits.unpark.iter().copied().chain(waits.park.iter().map(|parked| parked.stream)).collect(),
+            due_ms: None,
             spans: Vec::new(),
             messages: Vec::new(),
             position,
@@ -164,22 +182,15 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
             let identity = entry.decision.as_ref().and_then(|decision| decision.identity);
             append.saved.push(saved(&event.commit.entity, identity));
             entries.push(entry);
-            let (traceparent, tracestate) = (observed.traceparent.as_deref(), observed.tracestate.as_deref());
-            let messages = outbox::of_commit(&settings.config, event.commit, traceparent, tracestate);
-            append.messages.extend(messages.into_iter().map(|message| Pending { sequence, message }));
+            let outputs = outbox::of_commit(&settings.config, event.commit, &observed);
+            append.messages.extend(outputs.now.into_iter().map(|message| Pending { sequence, message }));
+            waits.defer.extend(outputs.later);
         }
+        append.saved.extend(parked);
+        append.due_ms = first_due(&waits);
         append.tail = tail;
         let after = self.tail.sequence;
-        let batch = Batch {
-            epoch: self.epoch,
-            after,
-            entries,
-            tail,
-            position,
-            published,
-            config: None,
-            waits: Waits::default(),
-        };
+        let batch = Batch { epoch: self.epoch, after, entries, tail, position, published, config: None, waits };
         (batch, append)
     }
 
@@ -205,8 +216,8 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
     /// For retries, and for an agent or a broker that is left alone for a while.
     fn start_timer(&mut self) {
         let now_ms = self.now_ms();
-        let dues =
-            [self.agent_rests_until_ms, self.publish_rests_until_ms].into_iter().chain(self.window.next_retry_ms());
+        let dues = [self.agent_rests_until_ms, self.publish_rests_until_ms];
+        let dues = dues.into_iter().chain(self.window.next_retry_ms()).chain(self.next_due_ms);
         // A retry that is due and can't be made waits for something else: a timer for it would fire over and over.
         let is_ahead = |until: &i64| *until > now_ms || (*until > 0 && planted::is(Fault::TimerSpins));
         let Some(due_ms) = dues.filter(is_ahead).min() else { return };
@@ -261,4 +272,11 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
             Done::Demanded
         }));
     }
+}
+
+/// When the first of what begins to wait is due; released events are due at once.
+fn first_due(waits: &Waits) -> Option<i64> {
+    let parked = waits.park.iter().map(|parked| parked.due_ms.unwrap_or(0));
+    let released = (!waits.unpark.is_empty() || !waits.cancel.is_empty()).then_some(0);
+    parked.chain(waits.defer.iter().map(|deferred| deferred.due_ms)).chain(released).min()
 }

@@ -4,20 +4,22 @@ use std::collections::VecDeque;
 
 use rhizon_kernel::Head;
 
-use super::SlotId;
+use super::slot::SlotId;
 use crate::planted::{self, Fault};
 
 #[derive(Debug)]
 pub(super) struct Line {
     head: Head,
     waiting: VecDeque<SlotId>,
-    /// Decided, and not durable yet.
+    /// Decided or parked, and not durable yet.
     unsaved: usize,
+    /// Events in the store that whoever comes now must wait behind.
+    held: u64,
 }
 
 impl Line {
-    pub(super) fn new(head: Head) -> Self {
-        Self { head, waiting: VecDeque::new(), unsaved: 0 }
+    pub(super) fn new(head: Head, held: u64) -> Self {
+        Self { head, waiting: VecDeque::new(), unsaved: 0, held }
     }
 
     pub(super) fn head(&self) -> &Head {
@@ -38,6 +40,28 @@ impl Line {
         }
         self.waiting.pop_front();
         self.waiting.front().copied()
+    }
+
+    pub(super) fn waiting(&self) -> &VecDeque<SlotId> {
+        &self.waiting
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.waiting.clear();
+    }
+
+    /// Another event is parked; a new one in the store unless it was there before.
+    pub(super) fn park(&mut self, is_new: bool) {
+        self.held += u64::from(is_new);
+        self.unsaved += 1;
+    }
+
+    pub(super) fn unpark(&mut self) {
+        self.held = self.held.saturating_sub(1);
+    }
+
+    pub(super) fn is_held(&self) -> bool {
+        self.held > 0 && !planted::is(Fault::ParkedOvertaken)
     }
 
     pub(super) fn appended(&mut self) {

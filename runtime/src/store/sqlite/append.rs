@@ -155,12 +155,15 @@ async fn change_waits(tx: &mut Tx, waits: &Waits) -> Result<()> {
 
 async fn insert_parked(tx: &mut Tx, parked: &Parked) -> Result<()> {
     let Parked { stream, entity, key, digest, due_ms, holds, cancelled, attempts, subject, payload } = parked;
-    let query =
-        sqlx::query("INSERT OR REPLACE INTO parked VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)").bind(signed(*stream));
+    let query = sqlx::query(PARK).bind(signed(*stream));
     let query = query.bind(entity.clone()).bind(key.0.to_vec()).bind(digest.0.to_vec()).bind(*due_ms).bind(*holds);
     let query = query.bind(*cancelled).bind(i64::from(*attempts)).bind(subject.clone()).bind(payload.to_vec());
     execute(tx, query, "park an event").await
 }
+
+const PARK: &str = "INSERT OR REPLACE INTO parked SELECT ?1, ?2, ?3, ?4, \
+    CASE WHEN ?5 IS NULL AND NOT EXISTS (SELECT 1 FROM parked WHERE entity = ?2 AND holds = 1 AND stream < ?1) \
+         THEN 0 ELSE ?5 END, ?6, ?7, ?8, ?9, ?10";
 
 /// A parked event is decided; those behind it have their turn.
 async fn release(tx: &mut Tx, stream: u64) -> Result<()> {

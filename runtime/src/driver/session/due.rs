@@ -1,0 +1,92 @@
+//! What waits in the store: when it is due, events join the window and outputs are published.
+
+use super::super::window::Taken;
+use super::super::{Demand, outbox};
+use super::{Done, Session};
+use crate::agent::Agent;
+use crate::bus::{self, Ack, EventBus, Outgoing};
+use crate::clock::Clock;
+use crate::planted::{self, Fault};
+use crate::store::{self, Deferred, Due, EventStore};
+
+impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
+    /// Looks for what is due, unless that could show what an append under way is about to change.
+    pub(super) fn start_due(&mut self) {
+        let now_ms = self.now_ms();
+        let is_due = self.next_due_ms.is_some_and(|due_ms| due_ms <= now_ms);
+        let waits = self.busy.loading || self.busy.firing || self.busy.appending;
+        if !is_due || waits || !self.window.has_room() || self.demand() == Demand::Hold {
+            return;
+        }
+        self.busy.loading = true;
+        let limit = self.driver.settings.batch_events + self.window.in_hand();
+        let store = self.driver.store.clone();
+        let generation = self.waits_generation;
+        self.tasks.push(Box::pin(async move {
+            let found = async {
+                let due = store.due(now_ms, limit).await?;
+                let is_all = due.parked.len() < limit && due.deferred.len() < limit;
+                let next_ms = if is_all { store.next_due(now_ms).await? } else { Some(now_ms) };
+                Ok((due, next_ms))
+            };
+            Done::Due { generation, found: found.await }
+        }));
+    }
+
+    pub(super) fn due(&mut self, generation: u64, found: store::Result<(Due, Option<i64>)>) -> store::Result<()> {
+        self.busy.loading = false;
+        let (due, next_ms) = found?;
+        if generation != self.waits_generation && !planted::is(Fault::StaleDueTaken) {
+            return Ok(()); // It has changed meanwhile: look again.
+        }
+        self.next_due_ms = next_ms;
+        self.fire(due.deferred);
+        let parked = self.window.take_due(due.parked);
+        if !parked.is_empty() {
+            self.load(parked.into_iter().map(Taken::from).collect());
+        }
+        Ok(())
+    }
+
+    /// Publishes outputs that are due. Only then the store forgets them.
+    fn fire(&mut self, deferred: Vec<Deferred>) {
+        if deferred.is_empty() {
+            return;
+        }
+        self.busy.firing = true;
+        let (bus, store, epoch) = (self.driver.bus.clone(), self.driver.store.clone(), self.epoch);
+        let keys = deferred.iter().map(|deferred| deferred.key).collect::<Vec<_>>();
+        let messages = deferred.into_iter().map(outbox::of_deferred).collect::<Vec<Outgoing>>();
+        self.tasks.push(Box::pin(async move {
+            if planted::is(Fault::TimerForgottenEarly)
+                && let Err(error) = store.fired(epoch, keys.clone()).await
+            {
+                return Done::Fired { result: Ok(Vec::new()), forgotten: Err(error) };
+            }
+            let result = bus.publish(messages).await;
+            let forgotten = if result.is_ok() { store.fired(epoch, keys).await } else { Ok(()) };
+            Done::Fired { result, forgotten }
+        }));
+    }
+
+    pub(super) fn fired(&mut self, result: bus::Result<Vec<Ack>>, forgotten: store::Result<()>) -> store::Result<()> {
+        self.busy.firing = false;
+        forgotten?;
+        match result {
+            Ok(acks) => {
+                self.publish_failures = 0;
+                self.driver.metrics.published(&acks);
+            }
+            Err(error) => {
+                let until_ms = self.publishing_failed(&error);
+                self.due_at(until_ms);
+            }
+        }
+        Ok(())
+    }
+
+    /// Something is due at a time.
+    pub(super) fn due_at(&mut self, due_ms: i64) {
+        self.next_due_ms = Some(self.next_due_ms.map_or(due_ms, |next_ms| next_ms.min(due_ms)));
+    }
+}

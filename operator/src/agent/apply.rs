@@ -30,7 +30,7 @@ pub async fn apply(
     context: &Context,
 ) -> Result<Outcome, Error> {
     let Valid { workspace, keys, mut settings } = valid;
-    let progress = ensure_consumer(agent, inputs, keys, &settings, context).await;
+    let progress = ensure_consumers(agent, inputs, keys, &settings, context).await;
     let recorded = agent.status.as_ref().and_then(|status| status.first_sequence).and_then(|n| u64::try_from(n).ok());
     // Without a first position there can be no pod yet; one that has its position goes on while the broker is away.
     let Some(first) = progress.as_ref().ok().map(|progress| progress.first_sequence).or(recorded) else {
@@ -42,7 +42,9 @@ pub async fn apply(
             refusals: Vec::new(),
         })));
     };
-    settings.consumer.first_sequence = first;
+    for shard in &mut settings.shards {
+        shard.consumer.first_sequence = first;
+    }
     settings.nats.url.clone_from(&context.settings.nats_url);
     let name = agent.metadata.name.as_deref().unwrap_or_default();
     let frame = Frame {
@@ -68,7 +70,8 @@ pub async fn apply(
     })))
 }
 
-async fn ensure_consumer(
+/// All shards begin at the same place, and lag together.
+async fn ensure_consumers(
     agent: &RhizonAgent,
     inputs: &Inputs,
     keys: &keys::Workspace,
@@ -77,13 +80,20 @@ async fn ensure_consumer(
 ) -> Result<Progress, nats::Error> {
     let client = context.pool.client(&keys.data).await?;
     let recorded = agent.status.as_ref().and_then(|status| status.first_sequence).and_then(|n| u64::try_from(n).ok());
-    let begin = async || match (recorded, inputs.has_store, agent.spec.start_from) {
-        (Some(first), _, _) => Ok(first),
-        // A store that was kept has its own position, anywhere in the stream.
-        (None, true, _) | (None, false, StartFrom::Beginning) => Ok(1),
-        (None, false, StartFrom::New) => Ok(streams::last_sequence(&client, "EVENTS").await? + 1),
-    };
-    consumers::ensure(&client, &consumers::build(settings), begin).await
+    let mut known = recorded;
+    let mut lag = 0;
+    for consumer in consumers::build(settings) {
+        let begin = async || match (known, inputs.has_store, agent.spec.start_from) {
+            (Some(first), _, _) => Ok(first),
+            // A store that was kept has its own position, anywhere in the stream.
+            (None, true, _) | (None, false, StartFrom::Beginning) => Ok(1),
+            (None, false, StartFrom::New) => Ok(streams::last_sequence(&client, "EVENTS").await? + 1),
+        };
+        let progress = consumers::ensure(&client, &consumer, begin).await?;
+        known.get_or_insert(progress.first_sequence);
+        lag += progress.lag;
+    }
+    Ok(Progress { first_sequence: known.unwrap_or(1), lag })
 }
 
 async fn ensure_credentials(

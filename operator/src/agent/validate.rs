@@ -173,7 +173,7 @@ mod tests {
         let good = inputs(&json!({}));
         assert!(validate(&agent(&json!({})), &good).is_ok());
         assert_eq!(reason(&json!({"subscribes": ["Permit recorded"]}), &good), "InvalidType");
-        assert_eq!(reason(&json!({"store": {"kind": "JetStream"}}), &good), "StoreNotSupported");
+        assert_eq!(reason(&json!({"shards": 4}), &good), "StoreNotShared");
         assert_eq!(reason(&json!({"volumes": []}), &good), "VolumesNotAllowed");
         let mounts = json!({"container": {"image": "x", "volumeMounts": []}});
         assert_eq!(reason(&mounts, &good), "VolumesNotAllowed");

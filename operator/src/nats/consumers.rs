@@ -5,7 +5,8 @@ use super::{
     api::{self, call, look},
 };
 use async_nats::Client;
-use rhizon_api::settings::{Retry, Sidecar};
+use rhizon_api::settings::{Retry, Shard, Sidecar};
+use rhizon_kernel::subject;
 use serde_json::{Value, json};
 
 /// JetStream's codes for a consumer and a stream that do not exist.
@@ -39,10 +40,14 @@ pub enum Plan {
     Keep,
 }
 
-/// The consumer of a sidecar with these settings.
-pub fn build(settings: &Sidecar) -> Consumer {
-    let name = settings.consumer.name.clone();
-    let filters = rhizon_kernel::subject::filters(&settings.kernel.agent, &settings.kernel.subscribes);
+/// The consumers of a sidecar with these settings: one for each shard.
+pub fn build(settings: &Sidecar) -> Vec<Consumer> {
+    settings.shards.iter().map(|shard| of_shard(settings, shard)).collect()
+}
+
+fn of_shard(settings: &Sidecar, shard: &Shard) -> Consumer {
+    let name = shard.consumer.name.clone();
+    let filters = filters(settings, shard);
     let config = json!({
         "name": name,
         "durable_name": name,
@@ -54,7 +59,27 @@ pub fn build(settings: &Sidecar) -> Consumer {
         "max_deliver": -1,
         "max_ack_pending": 20_000,
     });
-    Consumer { stream: settings.consumer.stream.clone(), name, config }
+    Consumer { stream: shard.consumer.stream.clone(), name, config }
+}
+
+/// A sole shard takes every partition; others name theirs.
+fn filters(settings: &Sidecar, shard: &Shard) -> Vec<String> {
+    let Sidecar { kernel, shards, .. } = settings;
+    let all = subject::filters(&kernel.agent, &kernel.subscribes);
+    let count = shards.len();
+    if count == 1 {
+        return all;
+    }
+    let ours = (0..subject::PARTITIONS).filter(|partition| usize::from(*partition) % count == shard.index as usize);
+    ours.flat_map(|partition| all.iter().map(move |filter| in_partition(filter, partition))).collect()
+}
+
+/// The filter with a partition in place of any: the third token of `ev.…`, the fourth of `to.…`.
+fn in_partition(filter: &str, partition: u8) -> String {
+    let place = if filter.starts_with("ev.") { 2 } else { 3 };
+    let number = partition.to_string();
+    let tokens = filter.split('.').enumerate().map(|(index, token)| if index == place { &number } else { token });
+    tokens.collect::<Vec<_>>().join(".")
 }
 
 fn ack_wait_ms(retry: Retry) -> u64 {
@@ -135,7 +160,28 @@ mod tests {
             "subscribes": ["evt.b.x", "cmd.a.y"], "container": {"image": "x"}
         }))
         .unwrap();
-        build(&Sidecar::from_agent("w", "z", &spec).unwrap())
+        build(&Sidecar::from_agent("w", "z", &spec).unwrap()).remove(0)
+    }
+
+    #[test]
+    fn shards_divide_the_partitions() {
+        let spec: RhizonAgentSpec = serde_json::from_value(json!({
+            "subscribes": ["evt.b.x"], "container": {"image": "x"}, "shards": 32, "store": {"kind": "JetStream"}
+        }))
+        .unwrap();
+        let consumers = build(&Sidecar::from_agent("w", "z", &spec).unwrap());
+        assert_eq!(
+            consumers[31].config["filter_subjects"],
+            json!([
+                "ev.*.31.evt.b.x.*",
+                "to.z.*.31.evt.b.x.*",
+                "to.z.gateway.31.ctl.*.*.*",
+                "ev.*.63.evt.b.x.*",
+                "to.z.*.63.evt.b.x.*",
+                "to.z.gateway.63.ctl.*.*.*",
+            ])
+        );
+        assert_eq!((consumers.len(), consumers[31].name.as_str()), (32, "agent-z_31"));
     }
 
     #[test]

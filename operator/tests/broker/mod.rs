@@ -90,7 +90,9 @@ impl Broker {
         }))
         .unwrap();
         let settings = Sidecar::from_agent(&self.workspace, name, &spec).unwrap();
-        consumers::ensure(&self.data, &consumers::build(&settings), async || Ok(1)).await.unwrap();
+        for consumer in consumers::build(&settings) {
+            consumers::ensure(&self.data, &consumer, async || Ok(1)).await.unwrap();
+        }
         let permissions = claims::agent_permissions(name, &settings.kernel.publishes);
         self.user(&claims::agent_user(name), &permissions).await
     }

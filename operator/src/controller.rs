@@ -121,7 +121,7 @@ fn watch_for_agents(mut controller: Controller<Agent>, client: &Client, store: S
             $(controller = controller.watches_stream(changes::<$kind>(client, labels::AGENT), ours);)*
         };
     }
-    watch!(StatefulSet, Pod, Secret, ConfigMap, Service, ServiceAccount);
+    watch!(StatefulSet, Pod, Secret, ConfigMap, Service, ServiceAccount, NetworkPolicy);
     controller.watches(Api::<Workspace>::all(client.clone()), watcher::Config::default(), move |guard| {
         let namespace = guard.0.as_ref().ok().map(|workspace: &RhizonWorkspace| workspace.namespace_name().to_owned());
         let agents = store.state().into_iter().filter(move |agent| agent.meta().namespace == namespace);

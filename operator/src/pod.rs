@@ -27,19 +27,16 @@ pub fn container_security() -> Value {
 }
 
 /// Settings and credentials in one volume, for the directory `/etc/rhizon`. It follows changes of both.
-pub fn settings_volume(config_map: &str, secret: &str) -> Value {
+/// `store` names the Secret with a store's connection string.
+pub fn settings_volume(config_map: &str, secret: &str, store: Option<&str>) -> Value {
     let nats = |file: &str| json!({"key": file, "path": format!("nats/{file}")});
-    json!({
-        "name": "settings",
-        "projected": {
-            "defaultMode": 0o440,
-            "sources": [
-                {"configMap": {"name": config_map, "items": [{"key": "settings.json", "path": "settings.json"}]}},
-                {"secret": {"name": secret, "items": [nats(paths::CREDENTIALS), nats(paths::MESSAGE_ID_KEY)]}},
-                {"secret": {"name": secret, "optional": true, "items": [nats(paths::CA)]}},
-            ],
-        },
-    })
+    let mut sources = vec![
+        json!({"configMap": {"name": config_map, "items": [{"key": "settings.json", "path": "settings.json"}]}}),
+        json!({"secret": {"name": secret, "items": [nats(paths::CREDENTIALS), nats(paths::MESSAGE_ID_KEY)]}}),
+        json!({"secret": {"name": secret, "optional": true, "items": [nats(paths::CA)]}}),
+    ];
+    sources.extend(store.map(|name| json!({"secret": {"name": name, "items": [{"key": "url", "path": "store/url"}]}})));
+    json!({"name": "settings", "projected": {"defaultMode": 0o440, "sources": sources}})
 }
 
 pub fn settings_mount() -> Value {
@@ -57,10 +54,10 @@ pub fn probe(path: &str, period_s: u32, failures: u32) -> Value {
 }
 
 /// Environment of sidecars and gateways.
-pub fn environment(otlp_endpoint: Option<&str>) -> Value {
+pub fn environment(otlp_endpoint: Option<&str>) -> Vec<Value> {
     let mut variables = vec![json!({"name": "RUST_LOG", "value": "info"})];
     if let Some(endpoint) = otlp_endpoint {
         variables.push(json!({"name": "OTEL_EXPORTER_OTLP_ENDPOINT", "value": endpoint}));
     }
-    json!(variables)
+    variables
 }

@@ -129,7 +129,7 @@ fn free_port() -> u16 {
 fn configuration(dir: &Path, port: u16, options: &Options) -> String {
     let dir = dir.display();
     let mut text = format!(
-        "listen: 127.0.0.1:{port}\nserver_name: test\nmax_payload: 8MB\n\
+        "listen: 127.0.0.1:{port}\nserver_name: test\nmax_payload: 8MB\nmax_control_line: 128KB\n\
          jetstream {{ store_dir: \"{dir}/jetstream\", sync_interval: always, max_file_store: 8GB, max_memory_store: 64MB }}\n"
     );
     if options.tls.is_some() {

@@ -78,3 +78,35 @@ capabilities:
 {{- $mega := dict "Mi" 1 "Gi" 1024 "Ti" 1048576 -}}
 {{- div (mul $number (get $mega $unit) 9) 10 -}}MB
 {{- end }}
+
+{{/* The broker's configuration. */}}
+{{- define "rhizon.natsConf" -}}
+listen: 0.0.0.0:4222
+server_name: $POD_NAME
+# For the kubelet, which a NetworkPolicy lets through and others not.
+http: 0.0.0.0:8222
+max_payload: 8MB
+# A user's credentials are one line, which grows with the types and shards of its agent.
+max_control_line: 128KB
+# Whom to trust: written by the operator.
+include ./server/operator.conf
+tls {
+  cert_file: /etc/nats/server/tls.crt
+  key_file: /etc/nats/server/tls.key
+}
+jetstream {
+  store_dir: /data/jetstream
+  # The default acknowledges what is not on disk yet.
+  sync_interval: always
+  max_memory_store: 64MB
+  max_file_store: {{ include "rhizon.natsFileStore" . }}
+}
+resolver {
+  type: full
+  dir: /data/accounts
+  allow_delete: true
+  interval: "2m"
+  # More accounts than this are refused.
+  limit: 100000
+}
+{{- end }}

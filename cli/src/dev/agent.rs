@@ -4,11 +4,11 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use rhizon_api::agent::StartFrom;
-use rhizon_api::settings::{Sidecar, Store};
+use rhizon_api::settings::{Consumer, Shard, Sidecar, Store};
 use rhizon_runtime::agent::http::HttpAgent;
 use rhizon_runtime::bus::local::{LocalBus, LocalStream};
-use rhizon_runtime::driver::{Report, Stopped};
-use rhizon_runtime::sidecar::Parts;
+use rhizon_runtime::driver::{self, Report, Stopped};
+use rhizon_runtime::sidecar::{Parts, driver_settings};
 use rhizon_runtime::store::sqlite::SqliteStore;
 use rhizon_runtime::telemetry::Traces;
 use tokio::sync::watch;
@@ -20,7 +20,7 @@ use crate::failure::Failure;
 
 pub(super) struct Agent {
     described: Described,
-    settings: Sidecar,
+    settings: driver::Settings,
     bus: LocalBus,
     store: SqliteStore,
     traces: Traces,
@@ -42,12 +42,14 @@ impl Agent {
         let listen = free_address().map_err(|error| cannot(&error))?;
         let mut settings = Sidecar::from_agent(workspace, name, &described.spec).map_err(|error| cannot(&error))?;
         settings.agent_url = format!("http://{listen}");
-        settings.store = Store::Sqlite { path: path.clone() };
         // It counts for a store that is new: others go on where they are.
-        settings.consumer.first_sequence = match described.spec.start_from {
+        let first_sequence = match described.spec.start_from {
             StartFrom::Beginning => 1,
             StartFrom::New => stream.last_sequence() + 1,
         };
+        let consumer = Consumer { stream: "EVENTS".to_owned(), name: format!("agent-{name}"), first_sequence };
+        // One process has all partitions, and a file of its own, whatever the cluster has.
+        let shard = Shard { index: 0, consumer, store: Store::Sqlite { path: path.clone() } };
         let store = SqliteStore::open(&path).await.map_err(|error| cannot(&error))?;
         let http = HttpAgent::new(&settings.agent_url, settings.protocol, settings.concurrency);
         let traces = Traces::from_env(&format!("agent-{name}")).map_err(|error| cannot(&error))?;
@@ -55,7 +57,7 @@ impl Agent {
             bus: stream.consumer(name, &settings.kernel.subscribes),
             parts: Parts::new(&settings, http, traces.tracer()),
             described: described.clone(),
-            settings,
+            settings: driver_settings(&settings, &shard),
             store,
             traces,
             listen,
@@ -85,7 +87,7 @@ impl Agent {
         let mut child = Child::start(described, folder, listen)?;
         let mut tasks = JoinSet::new();
         let driven = tokio::select! {
-            driven = parts.drive(&settings, bus, store.clone(), stop, &mut tasks) => driven,
+            driven = parts.drive(settings, bus, store.clone(), stop, &mut tasks) => driven,
             failure = child.supervise() => return Err(failure),
         };
         tasks.shutdown().await;

@@ -33,6 +33,9 @@ use serde::{Deserialize, Serialize};
 )]
 #[schemars(extend("x-kubernetes-validations" = [
     {"rule": "self.store.kind != 'SQLite' || self.replicas <= 1", "message": "a SQLite store belongs to one pod: set spec.replicas to 1, or choose a store that replicas can share"},
+    {"rule": "self.store.kind != 'SQLite' || self.shards == 1", "message": "a SQLite store has one shard: set spec.shards to 1, or spec.store.kind to Postgres or JetStream"},
+    {"rule": "self.store.kind == 'Postgres' || !has(self.store.secretRef)", "message": "spec.store.secretRef is for Postgres only: remove it"},
+    {"rule": "self.store.kind != 'Postgres' || has(self.store.secretRef)", "message": "a Postgres store needs spec.store.secretRef: a Secret of this namespace, labelled rhizon.dev/store-secret=true, with the connection string under the key url"},
     {"rule": "self.replicas <= self.shards", "message": "spec.replicas cannot be more than spec.shards: a replica without a shard would have nothing to do"},
     {"rule": "!has(self.volumes)", "message": "spec.volumes is not supported: an agent's state is kept by Rhizon, and its pod mounts nothing else"},
 ]))]
@@ -180,10 +183,11 @@ impl Default for Retry {
 pub struct Store {
     #[schemars(extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "spec.store.kind cannot be changed"}]))]
     pub kind: StoreKind,
-    /// Size of the volume (SQLite).
+    /// Size of the volume (SQLite), or most that the cache may take of the node's disk (JetStream).
     #[schemars(extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "spec.store.size cannot be changed"}]))]
     pub size: Size,
-    /// Secret with the connection string (Postgres).
+    /// Secret of the agent's namespace, labelled `rhizon.dev/store-secret=true`, with the connection string under the key
+    /// `url` (Postgres).
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub secret_ref: Option<String>,

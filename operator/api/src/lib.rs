@@ -27,6 +27,8 @@ pub mod labels {
     pub const AGENT: &str = "rhizon.dev/agent";
     /// `true` on a Secret that agents of its namespace may read through `env.valueFrom.secretKeyRef`.
     pub const AGENT_SECRET: &str = "rhizon.dev/agent-secret";
+    /// `true` on a Secret with the connection string of a store, which the sidecars of its namespace may use.
+    pub const STORE_SECRET: &str = "rhizon.dev/store-secret";
     /// JSON array: how `rhizon dev` starts an agent on this machine, relative to the YAML's folder.
     pub const DEV_COMMAND: &str = "rhizon.dev/dev-command";
 }

@@ -15,6 +15,8 @@ pub mod paths {
     pub const CA: &str = "ca.crt";
     pub const MESSAGE_ID_KEY: &str = "msg-id.key";
     pub const STORE_DIR: &str = "/var/lib/rhizon";
+    /// The connection string of a Postgres store.
+    pub const STORE_URL: &str = "/etc/rhizon/store/url";
     /// The agent's own door, told to it in `RHIZON_LISTEN`.
     pub const AGENT_LISTEN: &str = "127.0.0.1:8080";
     pub const HEALTH_PORT: u16 = 9090;
@@ -33,9 +35,11 @@ pub struct Sidecar {
     pub retry: Retry,
     pub protocol: Protocol,
     pub agent_url: String,
-    pub store: Store,
     pub nats: Nats,
-    pub consumer: Consumer,
+    /// All shards of the agent, by index. A pod takes those of [`Sidecar::shards_of`].
+    pub shards: Vec<Shard>,
+    /// Pods that share the shards.
+    pub replicas: u32,
     pub health_listen: String,
     pub drain_listen: String,
     /// What answers: the agent's image.
@@ -52,10 +56,34 @@ pub struct Retry {
     pub max_ms: u64,
 }
 
+/// A share of the partitions, with one owner at a time: where its events come from, and where its journal is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Shard {
+    pub index: u32,
+    pub consumer: Consumer,
+    pub store: Store,
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", rename_all_fields = "camelCase", tag = "kind", deny_unknown_fields)]
 pub enum Store {
-    Sqlite { path: PathBuf },
+    Sqlite {
+        path: PathBuf,
+    },
+    Postgres {
+        /// File with the connection string.
+        url_file: PathBuf,
+        schema: String,
+    },
+    JetStream {
+        stream: String,
+        /// Where the shard's records are published.
+        subject: String,
+        consumer: String,
+        /// A copy for reading, which may be lost.
+        cache: PathBuf,
+    },
 }
 
 /// How to reach the broker.
@@ -119,28 +147,20 @@ pub struct Access {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Error {
     /// A type that is none: where it stands, and why not.
-    Type {
-        field: String,
-        why: String,
-    },
-    StoreNotSupported {
-        kind: StoreKind,
-    },
-    ShardsNotSupported {
-        shards: i32,
-    },
+    Type { field: String, why: String },
+    /// More shards than one pod, and so one file, has.
+    StoreNotShared { shards: u32 },
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Type { field, why } => write!(f, "{field}: {why}"),
-            Self::StoreNotSupported { kind } => {
-                write!(f, "spec.store.kind: {kind:?} is not supported by this version; use SQLite")
-            }
-            Self::ShardsNotSupported { shards } => {
-                write!(f, "spec.shards: {shards} shards are not supported by this version; use 1")
-            }
+            Self::StoreNotShared { shards } => write!(
+                f,
+                "spec.shards: {shards} shards need a store that replicas can share; set spec.store.kind to Postgres or \
+                 JetStream, or spec.shards to 1"
+            ),
         }
     }
 }
@@ -152,8 +172,7 @@ impl Error {
     pub const fn reason(&self) -> &'static str {
         match self {
             Self::Type { .. } => "InvalidType",
-            Self::StoreNotSupported { .. } => "StoreNotSupported",
-            Self::ShardsNotSupported { .. } => "ShardsNotSupported",
+            Self::StoreNotShared { .. } => "StoreNotShared",
         }
     }
 }
@@ -194,11 +213,9 @@ pub fn kernel_config(workspace: &str, agent: &str, spec: &RhizonAgentSpec) -> Re
 impl Sidecar {
     /// The settings of an agent's sidecar in a cluster. `rhizon dev` changes addresses and paths.
     pub fn from_agent(workspace: &str, agent: &str, spec: &RhizonAgentSpec) -> Result<Self, Error> {
-        let StoreKind::SQLite = spec.store.kind else {
-            return Err(Error::StoreNotSupported { kind: spec.store.kind });
-        };
-        if spec.shards != 1 {
-            return Err(Error::ShardsNotSupported { shards: spec.shards });
+        let count = u32::try_from(spec.shards).unwrap_or(1).max(1);
+        if spec.store.kind == StoreKind::SQLite && count != 1 {
+            return Err(Error::StoreNotShared { shards: count });
         }
         Ok(Self {
             kernel: kernel_config(workspace, agent, spec)?,
@@ -212,14 +229,64 @@ impl Sidecar {
             },
             protocol: spec.protocol,
             agent_url: format!("http://{}", paths::AGENT_LISTEN),
-            store: Store::Sqlite { path: PathBuf::from(paths::STORE_DIR).join("store.sqlite") },
             nats: Nats::in_cluster(&format!("agent-{agent}")),
-            consumer: Consumer { stream: "EVENTS".to_owned(), name: format!("agent-{agent}"), first_sequence: 1 },
+            shards: (0..count).map(|index| Shard::of_agent(agent, spec.store.kind, count, index)).collect(),
+            replicas: u32::try_from(spec.replicas).unwrap_or(1).max(1),
             health_listen: format!("0.0.0.0:{}", paths::HEALTH_PORT),
             drain_listen: format!("0.0.0.0:{}", paths::DRAIN_PORT),
             revision: spec.container.image.clone(),
             operating_mode: spec.operating_mode,
         })
+    }
+}
+
+impl Sidecar {
+    /// The shards of the pod with this ordinal: those whose index leaves it as the remainder.
+    pub fn shards_of(&self, ordinal: u32) -> impl Iterator<Item = &Shard> {
+        let replicas = self.replicas.max(1);
+        self.shards.iter().filter(move |shard| shard.index % replicas == ordinal)
+    }
+}
+
+/// The ordinal of a StatefulSet's pod, from its name.
+pub fn ordinal(pod: &str) -> Option<u32> {
+    pod.rsplit_once('-')?.1.parse().ok()
+}
+
+impl Shard {
+    fn of_agent(agent: &str, kind: StoreKind, count: u32, index: u32) -> Self {
+        Self { index, consumer: Consumer::of_agent(agent, count, index), store: Store::of_agent(agent, kind, index) }
+    }
+}
+
+impl Consumer {
+    fn of_agent(agent: &str, count: u32, index: u32) -> Self {
+        let name = if count == 1 { format!("agent-{agent}") } else { shard_name(agent, index) };
+        Self { stream: "EVENTS".to_owned(), name, first_sequence: 1 }
+    }
+}
+
+/// No agent's name has a `_`, so the shards of `a` are never those of an agent `a-1`.
+fn shard_name(agent: &str, index: u32) -> String {
+    format!("agent-{agent}_{index}")
+}
+
+impl Store {
+    fn of_agent(agent: &str, kind: StoreKind, index: u32) -> Self {
+        let file = |name: &str| PathBuf::from(paths::STORE_DIR).join(name);
+        match kind {
+            StoreKind::SQLite => Self::Sqlite { path: file("store.sqlite") },
+            StoreKind::Postgres => Self::Postgres {
+                url_file: PathBuf::from(paths::STORE_URL),
+                schema: format!("rhizon_{}_{index}", agent.replace('-', "_")),
+            },
+            StoreKind::JetStream => Self::JetStream {
+                stream: "JOURNAL".to_owned(),
+                subject: format!("jr.{agent}.{index}"),
+                consumer: shard_name(agent, index),
+                cache: file(&format!("cache-{index}.sqlite")),
+            },
+        }
     }
 }
 
@@ -254,7 +321,7 @@ mod tests {
     fn settings_read_back_and_refuse_what_they_do_not_know() {
         let settings = Sidecar::from_agent("permits", "ledger", &spec(&json!({}))).unwrap();
         let mut text = serde_json::to_value(&settings).unwrap();
-        assert_eq!(text["store"], json!({"kind": "sqlite", "path": "/var/lib/rhizon/store.sqlite"}));
+        assert_eq!(text["shards"][0]["store"], json!({"kind": "sqlite", "path": "/var/lib/rhizon/store.sqlite"}));
         assert_eq!(text["nats"]["user"], "agent-ledger");
         assert_eq!(serde_json::from_value::<Sidecar>(text.clone()).unwrap(), settings);
         text["surprise"] = json!(1);
@@ -270,10 +337,35 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_later_is_said_plainly() {
-        let postgres = spec(&json!({"store": {"kind": "Postgres"}}));
-        let sharded = spec(&json!({"shards": 4}));
-        let error = |spec| Sidecar::from_agent("w", "a", spec).unwrap_err().reason();
-        assert_eq!((error(&postgres), error(&sharded)), ("StoreNotSupported", "ShardsNotSupported"));
+    fn each_shard_has_a_consumer_and_a_journal_and_a_pod() {
+        let sharded = spec(&json!({"shards": 4, "replicas": 2, "store": {"kind": "JetStream"}}));
+        let settings = Sidecar::from_agent("w", "a-1", &sharded).unwrap();
+        let shard = serde_json::to_value(&settings.shards[3]).unwrap();
+        assert_eq!(
+            shard,
+            json!({
+                "index": 3,
+                "consumer": {"stream": "EVENTS", "name": "agent-a-1_3", "firstSequence": 1},
+                "store": {
+                    "kind": "jetStream", "stream": "JOURNAL", "subject": "jr.a-1.3", "consumer": "agent-a-1_3",
+                    "cache": "/var/lib/rhizon/cache-3.sqlite",
+                },
+            })
+        );
+        let of = |ordinal| settings.shards_of(ordinal).map(|shard| shard.index).collect::<Vec<_>>();
+        assert_eq!((of(0), of(1), of(2)), (vec![0, 2], vec![1, 3], vec![]));
+        assert_eq!((ordinal("agent-a-1-0"), ordinal("agent")), (Some(0), None));
+    }
+
+    #[test]
+    fn a_file_has_one_shard_and_a_postgres_schema_is_a_plain_name() {
+        let error = Sidecar::from_agent("w", "a", &spec(&json!({"shards": 4}))).unwrap_err();
+        assert_eq!(error.reason(), "StoreNotShared");
+        let postgres = spec(&json!({"store": {"kind": "Postgres", "secretRef": "db"}}));
+        let settings = Sidecar::from_agent("w", "a-1", &postgres).unwrap();
+        assert_eq!(
+            serde_json::to_value(&settings.shards[0].store).unwrap(),
+            json!({"kind": "postgres", "urlFile": "/etc/rhizon/store/url", "schema": "rhizon_a_1_0"})
+        );
     }
 }

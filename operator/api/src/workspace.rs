@@ -102,6 +102,8 @@ pub struct Messaging {
     pub replicas: i32,
     /// Most bytes of the event stream. When it is full, publishing is refused and nothing is lost.
     pub max_bytes: Size,
+    /// Most bytes of the journals of all agents with a JetStream store together. When it is full, those agents stop.
+    pub journal_max_bytes: Size,
     /// Events older than this, and handled by every agent, may go.
     pub max_age: Duration,
     /// How long the broker itself recognises an event that is published again.
@@ -113,6 +115,7 @@ impl Default for Messaging {
         Self {
             replicas: 1,
             max_bytes: "1Gi".parse().expect("a constant"),
+            journal_max_bytes: "1Gi".parse().expect("a constant"),
             max_age: Duration::from_ms(7 * 86_400_000),
             duplicate_window: Duration::from_ms(120_000),
         }

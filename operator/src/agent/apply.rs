@@ -4,7 +4,9 @@ use super::{
     Error,
     build::{self, Frame, stateful_set},
     dereference::{Inputs, object_name},
+    messaging,
     status::{Applied, Outcome},
+    store,
     validate::Valid,
 };
 use crate::{
@@ -12,15 +14,11 @@ use crate::{
     cluster::apply::{delete, ensure},
     context::Context,
     credentials,
-    nats::{
-        self, claims,
-        consumers::{self, Progress},
-        keys, streams,
-    },
+    nats::{claims, keys},
     workspace::validate::Problem,
 };
 use k8s_openapi::jiff::Timestamp;
-use rhizon_api::{RhizonAgent, agent::StartFrom, settings::Sidecar};
+use rhizon_api::{RhizonAgent, settings::Sidecar};
 use serde_json::json;
 
 pub async fn apply(
@@ -29,9 +27,9 @@ pub async fn apply(
     valid: Valid<'_>,
     context: &Context,
 ) -> Result<Outcome, Error> {
-    let Valid { workspace, keys, mut settings } = valid;
-    let progress = ensure_consumer(agent, inputs, keys, &settings, context).await;
-    let recorded = agent.status.as_ref().and_then(|status| status.first_sequence).and_then(|n| u64::try_from(n).ok());
+    let Valid { workspace, keys, mut settings, database } = valid;
+    let progress = messaging::ensure(agent, inputs, workspace, &settings, keys, context).await;
+    let recorded = messaging::recorded(agent);
     // Without a first position there can be no pod yet; one that has its position goes on while the broker is away.
     let Some(first) = progress.as_ref().ok().map(|progress| progress.first_sequence).or(recorded) else {
         return Ok(Outcome::Applied(Box::new(Applied {
@@ -42,7 +40,9 @@ pub async fn apply(
             refusals: Vec::new(),
         })));
     };
-    settings.consumer.first_sequence = first;
+    for shard in &mut settings.shards {
+        shard.consumer.first_sequence = first;
+    }
     settings.nats.url.clone_from(&context.settings.nats_url);
     let name = agent.metadata.name.as_deref().unwrap_or_default();
     let frame = Frame {
@@ -54,10 +54,11 @@ pub async fn apply(
     };
     ensure_credentials(&frame, inputs, keys, &settings, context).await?;
     let settings_json = build::settings_json(&settings);
-    for manifest in build::parts(&frame, &settings_json) {
+    let policy = database.as_ref().map(|database| store::network_policy(&frame, database));
+    for manifest in build::parts(&frame, &settings_json).into_iter().chain(policy) {
         ensure(&context.client, &manifest).await.map_err(Error::Cluster)?;
     }
-    let set = stateful_set::build(&frame, &settings_json, &context.settings);
+    let set = stateful_set::build(&frame, &settings_json, database.as_ref(), &context.settings);
     let live = ensure(&context.client, &set).await.map_err(Error::Cluster)?;
     Ok(Outcome::Applied(Box::new(Applied {
         progress,
@@ -68,24 +69,6 @@ pub async fn apply(
     })))
 }
 
-async fn ensure_consumer(
-    agent: &RhizonAgent,
-    inputs: &Inputs,
-    keys: &keys::Workspace,
-    settings: &Sidecar,
-    context: &Context,
-) -> Result<Progress, nats::Error> {
-    let client = context.pool.client(&keys.data).await?;
-    let recorded = agent.status.as_ref().and_then(|status| status.first_sequence).and_then(|n| u64::try_from(n).ok());
-    let begin = async || match (recorded, inputs.has_store, agent.spec.start_from) {
-        (Some(first), _, _) => Ok(first),
-        // A store that was kept has its own position, anywhere in the stream.
-        (None, true, _) | (None, false, StartFrom::Beginning) => Ok(1),
-        (None, false, StartFrom::New) => Ok(streams::last_sequence(&client, "EVENTS").await? + 1),
-    };
-    consumers::ensure(&client, &consumers::build(settings), begin).await
-}
-
 async fn ensure_credentials(
     frame: &Frame<'_>,
     inputs: &Inputs,
@@ -93,7 +76,7 @@ async fn ensure_credentials(
     settings: &Sidecar,
     context: &Context,
 ) -> Result<(), Error> {
-    let permissions = claims::agent_permissions(frame.name, &settings.kernel.publishes);
+    let permissions = claims::agent_permissions(settings);
     let wanted = credentials::Wanted {
         namespace: frame.namespace,
         secret: frame.object,

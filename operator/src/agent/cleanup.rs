@@ -1,13 +1,13 @@
 //! The end of an agent. Needs its name and namespace only, so it works whatever the spec says.
 //!
-//! Its Kubernetes objects go by their owner reference; here goes what has none: the consumer, and with the workspace's
-//! policy `Delete` the store.
+//! Its Kubernetes objects go by their owner reference; here goes what has none: the consumers, and with the workspace's
+//! policy `Delete` the store. A Postgres is the tenant's: what is in it stays.
 
 use super::{Error, dereference::object_name};
 use crate::{
     cluster::{self, Manifest, apply, gone},
     context::Context,
-    nats::{consumers, resolver},
+    nats::{claims, consumers, resolver, streams},
     workspace,
 };
 use k8s_openapi::{api::core::v1::PersistentVolumeClaim, apimachinery::pkg::apis::meta::v1::ObjectMeta};
@@ -28,27 +28,33 @@ pub async fn cleanup(metadata: &ObjectMeta, context: &Context) -> Result<(), Err
     apply::delete(&context.client, &set).await.map_err(Error::Cluster)?;
     // Also one that is being deleted itself: its agents go first, and need its accounts.
     let Some(owner) = context.claimant_of(namespace) else { return Ok(()) };
-    delete_consumer(&owner, &object, context).await?;
+    delete_messaging(&owner, name, context).await?;
     if owner.spec.deletion_policy == DeletionPolicy::Delete {
-        delete_stores(name, namespace, context).await?;
+        delete_volumes(name, namespace, context).await?;
     }
     Ok(())
 }
 
-async fn delete_consumer(owner: &RhizonWorkspace, consumer: &str, context: &Context) -> Result<(), Error> {
+async fn delete_messaging(owner: &RhizonWorkspace, agent: &str, context: &Context) -> Result<(), Error> {
     let name = owner.metadata.name.as_deref().unwrap_or_default();
     let Some(keys) = workspace::read_keys(name, context).await.map_err(Error::Workspace)? else { return Ok(()) };
     let system = context.pool.system().await.map_err(Error::Messaging)?;
-    // An account that never came to be, or is gone, has no consumers.
+    // An account that never came to be, or is gone, has no streams.
     if resolver::look_up(&system, &keys.data.public_key()).await.map_err(Error::Messaging)?.is_none() {
         return Ok(());
     }
     let client = context.pool.client(&keys.data).await.map_err(Error::Messaging)?;
-    consumers::delete(&client, "EVENTS", consumer).await.map_err(Error::Messaging)
+    for stream in ["EVENTS", streams::JOURNAL] {
+        consumers::delete_all(&client, stream, &claims::agent_user(agent)).await.map_err(Error::Messaging)?;
+    }
+    if owner.spec.deletion_policy == DeletionPolicy::Delete {
+        streams::purge(&client, streams::JOURNAL, &format!("jr.{agent}.>")).await.map_err(Error::Messaging)?;
+    }
+    Ok(())
 }
 
 /// The claims outlive the StatefulSet; Kubernetes keeps each until its pod is gone.
-async fn delete_stores(agent: &str, namespace: &str, context: &Context) -> Result<(), Error> {
+async fn delete_volumes(agent: &str, namespace: &str, context: &Context) -> Result<(), Error> {
     let api = Api::<PersistentVolumeClaim>::namespaced(context.client.clone(), namespace);
     let failed = |verb| move |e| Error::Cluster(cluster::Error::new(verb, format!("stores of {namespace}/{agent}"), e));
     let ours = ListParams::default().labels(&format!("{}={agent}", labels::AGENT));

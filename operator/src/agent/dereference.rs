@@ -7,9 +7,12 @@ use crate::{
     nats::keys,
     workspace,
 };
-use k8s_openapi::api::{
-    apps::v1::StatefulSet,
-    core::v1::{Event, PersistentVolumeClaim, Pod, Secret},
+use k8s_openapi::{
+    api::{
+        apps::v1::StatefulSet,
+        core::v1::{Event, PersistentVolumeClaim, Pod, Secret},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{Api, api::ListParams};
 use rhizon_api::{RhizonAgent, RhizonWorkspace, labels};
@@ -29,8 +32,10 @@ pub struct Inputs {
     pub stateful_set: Option<StatefulSet>,
     /// Why no pod could be made, newest last; read only when there is none.
     pub refusals: Vec<String>,
-    /// A store of an earlier agent of this name is there.
+    /// A volume with the store of an earlier agent of this name is there.
     pub has_store: bool,
+    /// The Secret that `spec.store` names, as it is.
+    pub store_secret: Option<Secret>,
 }
 
 pub async fn dereference(agent: &RhizonAgent, context: &Context) -> Result<Inputs, Error> {
@@ -60,12 +65,23 @@ pub async fn dereference(agent: &RhizonAgent, context: &Context) -> Result<Input
         stateful_set,
         refusals,
         has_store: reader.get::<PersistentVolumeClaim>(&format!("store-{object}-0")).await?.is_some(),
+        store_secret: match &agent.spec.store.secret_ref {
+            Some(name) => reader.get(name).await?,
+            None => None,
+        },
     })
 }
 
 /// Name of all objects of an agent, so that none collides with the gateway's.
 pub fn object_name(agent: &str) -> String {
     format!("agent-{agent}")
+}
+
+/// Whether a Secret carries a label that gives it away. Rhizon's own are never given away.
+pub fn is_for(label: &str, metadata: &ObjectMeta) -> bool {
+    let has =
+        |key, value: &str| metadata.labels.as_ref().and_then(|labels| labels.get(key)).is_some_and(|v| v == value);
+    has(label, "true") && !has(labels::MANAGED_BY, "rhizon")
 }
 
 fn wants_pods(set: &StatefulSet) -> bool {
@@ -104,12 +120,7 @@ impl Reader<'_> {
         let mut secrets = BTreeMap::new();
         for name in names {
             let metadata = found(api.get_metadata(name).await).map_err(|e| self.failed("Secret", name, e))?;
-            let allowed = metadata.map(|secret| {
-                let has = |key, value: &str| {
-                    secret.metadata.labels.as_ref().and_then(|labels| labels.get(key)).is_some_and(|v| v == value)
-                };
-                has(labels::AGENT_SECRET, "true") && !has(labels::MANAGED_BY, "rhizon")
-            });
+            let allowed = metadata.map(|secret| is_for(labels::AGENT_SECRET, &secret.metadata));
             secrets.insert(name.to_owned(), allowed);
         }
         Ok(secrets)

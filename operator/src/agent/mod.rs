@@ -4,9 +4,11 @@ pub mod apply;
 pub mod build;
 pub mod cleanup;
 pub mod dereference;
+pub mod messaging;
 pub mod pods;
 pub mod sidecar;
 pub mod status;
+pub mod store;
 pub mod validate;
 
 use crate::{

@@ -36,7 +36,7 @@ impl Outcome {
     pub fn needs_retry(&self) -> bool {
         match self {
             Self::Invalid(problem) => {
-                matches!(problem.reason, "WorkspaceNotReady" | "SecretMissing" | "SecretNotAllowed" | "ApplyRefused")
+                problem.reason.contains("Secret") || matches!(problem.reason, "WorkspaceNotReady" | "ApplyRefused")
             }
             Self::Applied(applied) => applied.progress.is_err(),
         }

@@ -1,7 +1,14 @@
 //! Does an agent make sense, in itself and in its namespace? Pure.
 
-use super::dereference::Inputs;
-use crate::{cluster::drift::quantity, nats::keys, workspace::validate::Problem};
+use super::{
+    dereference::Inputs,
+    store::{self, Database},
+};
+use crate::{
+    cluster::drift::quantity,
+    nats::{consumers, keys},
+    workspace::validate::Problem,
+};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use rhizon_api::{
     RhizonAgent, RhizonWorkspace, agent::OperatingMode, conditions, container::Container, settings::Sidecar, workspace,
@@ -13,6 +20,8 @@ pub struct Valid<'a> {
     pub workspace: &'a RhizonWorkspace,
     pub keys: &'a keys::Workspace,
     pub settings: Sidecar,
+    /// Where a Postgres store is.
+    pub database: Option<Database>,
 }
 
 pub fn validate<'a>(agent: &RhizonAgent, inputs: &'a Inputs) -> Result<Valid<'a>, Problem> {
@@ -27,8 +36,25 @@ pub fn validate<'a>(agent: &RhizonAgent, inputs: &'a Inputs) -> Result<Valid<'a>
     let mut settings = Sidecar::from_agent(workspace_name, name, &agent.spec)
         .map_err(|error| Problem::new(error.reason(), error.to_string()))?;
     settings.operating_mode = operating_mode(agent, workspace);
+    filters(&settings)?;
+    let namespace = agent.metadata.namespace.as_deref().unwrap_or_default();
+    let database = store::database(&agent.spec.store, inputs.store_secret.as_ref(), namespace)?;
     let keys = inputs.keys.as_ref().ok_or_else(|| not_ready(workspace_name))?;
-    Ok(Valid { workspace, keys, settings })
+    Ok(Valid { workspace, keys, settings, database })
+}
+
+/// Each shard names its partitions for each type, and the broker has to compare them all.
+fn filters(settings: &Sidecar) -> Result<(), Problem> {
+    let count = consumers::filters_of_a_shard(settings);
+    if count <= consumers::MAX_FILTERS {
+        return Ok(());
+    }
+    let (types, shards, most) = (settings.kernel.subscribes.len(), settings.shards.len(), consumers::MAX_FILTERS);
+    let message = format!(
+        "spec.subscribes: {types} types in {shards} shards need {count} filters each, more than {most}; use * for a part \
+         of the types, or more shards"
+    );
+    Err(Problem::new("TooManyFilters", message))
 }
 
 fn owner<'a>(agent: &RhizonAgent, inputs: &'a Inputs) -> Result<&'a RhizonWorkspace, Problem> {
@@ -153,6 +179,7 @@ mod tests {
             stateful_set: None,
             refusals: Vec::new(),
             has_store: false,
+            store_secret: None,
         }
     }
 
@@ -173,7 +200,13 @@ mod tests {
         let good = inputs(&json!({}));
         assert!(validate(&agent(&json!({})), &good).is_ok());
         assert_eq!(reason(&json!({"subscribes": ["Permit recorded"]}), &good), "InvalidType");
-        assert_eq!(reason(&json!({"store": {"kind": "JetStream"}}), &good), "StoreNotSupported");
+        assert_eq!(reason(&json!({"shards": 4}), &good), "StoreNotShared");
+        assert_eq!(reason(&json!({"store": {"kind": "Postgres", "secretRef": "db"}}), &good), "StoreSecretMissing");
+        let types: Vec<String> = (0..64).map(|index| format!("evt.a.b{index}")).collect();
+        let wide = json!({"subscribes": types, "shards": 2, "store": {"kind": "JetStream"}});
+        assert_eq!(reason(&wide, &good), "TooManyFilters");
+        let many = json!({"subscribes": types, "shards": 8, "store": {"kind": "JetStream"}});
+        assert!(validate(&agent(&many), &good).is_ok());
         assert_eq!(reason(&json!({"volumes": []}), &good), "VolumesNotAllowed");
         let mounts = json!({"container": {"image": "x", "volumeMounts": []}});
         assert_eq!(reason(&mounts, &good), "VolumesNotAllowed");

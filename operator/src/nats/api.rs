@@ -30,6 +30,20 @@ pub async fn look(client: &Client, subject: &str, not_found: u64) -> Result<Opti
     }
 }
 
+/// All pages of a list.
+pub async fn list(client: &Client, subject: &str, field: &str) -> Result<Vec<Value>, Error> {
+    let mut found = Vec::new();
+    loop {
+        let page = call(client, subject, &serde_json::json!({"offset": found.len()})).await?;
+        let items = page[field].as_array().cloned().unwrap_or_default();
+        let is_last = items.is_empty();
+        found.extend(items);
+        if is_last || found.len() as u64 >= page["total"].as_u64().unwrap_or_default() {
+            return Ok(found);
+        }
+    }
+}
+
 /// Changes that `wanted` asks of `found`: the fields of an object that differ. Fields that are not named are left.
 pub fn differs(wanted: &Value, found: &Value) -> bool {
     match (wanted, found) {

@@ -5,7 +5,8 @@
 //! the operator has users, and sidecars live in the *runtime account*, which imports exactly what they need.
 
 use super::jwt::Claims;
-use rhizon_kernel::{EventType, subject};
+use rhizon_api::settings::{Sidecar, Store};
+use rhizon_kernel::subject;
 use serde_json::{Map, Value, json};
 
 /// `-1` is "no limit" in the claims of accounts and users.
@@ -40,8 +41,8 @@ pub fn system_account(public_key: &str) -> Claims {
     )
 }
 
-/// Claims of the account that holds a workspace's streams.
-pub fn data_account(public_key: &str, workspace: &str, storage: StorageLimits) -> Claims {
+/// Claims of the account that holds a workspace's streams. From it the operator asks the sidecars how they are.
+pub fn data_account(public_key: &str, workspace: &str, runtime_account: &str, storage: StorageLimits) -> Claims {
     claims(
         public_key,
         &format!("{workspace}-data"),
@@ -51,6 +52,7 @@ pub fn data_account(public_key: &str, workspace: &str, storage: StorageLimits) -
             "limits": limits(Some(storage)),
             "default_permissions": nobody(),
             "exports": services().map(|service| service.export()).collect::<Vec<_>>(),
+            "imports": [QUESTIONS.import(runtime_account)],
         }),
     )
 }
@@ -65,6 +67,7 @@ pub fn runtime_account(public_key: &str, workspace: &str, data_account: &str) ->
             "version": 2,
             "limits": limits(None),
             "default_permissions": nobody(),
+            "exports": [QUESTIONS.export()],
             "imports": services().map(|service| service.import(data_account)).collect::<Vec<_>>(),
             "mappings": services().filter_map(|service| service.mapping()).collect::<Map<_, _>>(),
         }),
@@ -80,20 +83,32 @@ pub struct Permissions {
     pub answers: bool,
 }
 
-/// An agent's sidecar: its own types under its own name, its own consumer, its own dead letters.
-pub fn agent_permissions(agent: &str, publishes: &[EventType]) -> Permissions {
+/// An agent's sidecar: its own types under its own name, its own consumers, its own dead letters, its own journal.
+pub fn agent_permissions(settings: &Sidecar) -> Permissions {
+    let agent = &settings.kernel.agent;
     let user = agent_user(agent);
-    let mut publish = subject::publish_permissions(&user, publishes);
-    publish.extend([
-        format!("dead.{agent}.>"),
-        format!("$JS.API.CONSUMER.MSG.NEXT.EVENTS.{user}"),
-        // The broker asks for the right to what a request to JetStream's API is mapped to.
-        format!("js.CONSUMER.RESET.EVENTS.{user}"),
-        format!("js.CONSUMER.INFO.EVENTS.{user}"),
-        format!("$JS.ACK.EVENTS.{user}.>"),
-        format!("$JS.ACK.*.*.EVENTS.{user}.>"),
-    ]);
+    let mut publish = subject::publish_permissions(&user, &settings.kernel.publishes);
+    publish.push(format!("dead.{agent}.>"));
+    for shard in &settings.shards {
+        let name = &shard.consumer.name;
+        publish.extend(reading("EVENTS", name));
+        publish.extend([format!("$JS.ACK.EVENTS.{name}.>"), format!("$JS.ACK.*.*.EVENTS.{name}.>")]);
+        if let Store::JetStream { subject, consumer, .. } = &shard.store {
+            publish.push(subject.clone());
+            publish.extend(reading("JOURNAL", consumer));
+        }
+    }
     Permissions { publish, subscribe: vec![inbox(&user), format!("rq.{agent}.>")], answers: true }
+}
+
+/// What it takes to read a stream through a consumer, from any place in it.
+fn reading(stream: &str, consumer: &str) -> [String; 3] {
+    [
+        format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"),
+        // The broker asks for the right to what a request to JetStream's API is mapped to.
+        format!("js.CONSUMER.RESET.{stream}.{consumer}"),
+        format!("js.CONSUMER.INFO.{stream}.{consumer}"),
+    ]
 }
 
 /// The gateway: all types under its own name, reads, and how full the stream is.
@@ -162,15 +177,22 @@ enum Kind {
     Api,
 }
 
+/// Reads, which sidecars answer.
+const QUESTIONS: Service = Service { subject: "rq.>", kind: Kind::Plain };
+
 fn services() -> impl Iterator<Item = Service> {
     [
         ("ev.>", Kind::Plain),
         ("to.>", Kind::Plain),
         ("dead.>", Kind::Plain),
+        ("jr.>", Kind::Plain),
         ("$JS.API.CONSUMER.MSG.NEXT.EVENTS.*", Kind::Pull),
         ("$JS.API.CONSUMER.RESET.EVENTS.*", Kind::Api),
         ("$JS.API.CONSUMER.INFO.EVENTS.*", Kind::Api),
         ("$JS.API.STREAM.INFO.EVENTS", Kind::Api),
+        ("$JS.API.CONSUMER.MSG.NEXT.JOURNAL.*", Kind::Pull),
+        ("$JS.API.CONSUMER.RESET.JOURNAL.*", Kind::Api),
+        ("$JS.API.CONSUMER.INFO.JOURNAL.*", Kind::Api),
         ("$JS.ACK.EVENTS.*.>", Kind::Plain),
         ("$JS.ACK.*.*.EVENTS.*.>", Kind::Plain),
     ]
@@ -236,9 +258,16 @@ fn limits(storage: Option<StorageLimits>) -> Value {
 mod tests {
     use super::*;
 
+    fn permissions(spec: &Value) -> Permissions {
+        agent_permissions(&Sidecar::from_agent("w", "permits", &serde_json::from_value(spec.clone()).unwrap()).unwrap())
+    }
+
     #[test]
     fn an_agent_gets_its_own_subjects_and_no_others() {
-        let permissions = agent_permissions("permits", &["evt.permit.recorded".parse().unwrap()]);
+        let spec = json!({
+            "subscribes": ["evt.a.b"], "publishes": ["evt.permit.recorded"], "container": {"image": "x"},
+        });
+        let permissions = permissions(&spec);
         assert_eq!(
             permissions.publish,
             [
@@ -256,13 +285,33 @@ mod tests {
     }
 
     #[test]
+    fn a_journal_in_the_broker_is_written_and_read_shard_by_shard() {
+        let spec = json!({
+            "subscribes": ["evt.a.b"], "container": {"image": "x"}, "shards": 2, "store": {"kind": "JetStream"},
+        });
+        let publish = permissions(&spec).publish;
+        assert_eq!(
+            publish[6..10],
+            [
+                "jr.permits.0",
+                "$JS.API.CONSUMER.MSG.NEXT.JOURNAL.agent-permits_0",
+                "js.CONSUMER.RESET.JOURNAL.agent-permits_0",
+                "js.CONSUMER.INFO.JOURNAL.agent-permits_0",
+            ]
+        );
+        assert!(publish.contains(&"$JS.ACK.EVENTS.agent-permits_1.>".to_owned()));
+        assert!(publish.iter().all(|subject| !subject.contains("ACK") || subject.contains("EVENTS")));
+    }
+
+    #[test]
     fn the_runtime_account_imports_what_the_data_account_exports_and_has_no_storage() {
-        let data = data_account("AD", "permits", StorageLimits { disk_bytes: 1, streams: 2 });
+        let data = data_account("AD", "permits", "AR", StorageLimits { disk_bytes: 1, streams: 2 });
         let runtime = runtime_account("AR", "permits", "AD");
         let subjects = |claims: &Claims, list: &str| -> Vec<String> {
             claims.nats[list].as_array().unwrap().iter().map(|s| s["subject"].as_str().unwrap().to_owned()).collect()
         };
         assert_eq!(subjects(&data, "exports"), subjects(&runtime, "imports"));
+        assert_eq!(subjects(&data, "imports"), subjects(&runtime, "exports"));
         assert_eq!(data.nats["limits"]["disk_storage"], 1);
         assert_eq!(runtime.nats["limits"]["disk_storage"], Value::Null);
         assert_eq!(runtime.nats["limits"]["disallow_bearer"], true);

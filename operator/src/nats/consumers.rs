@@ -1,11 +1,13 @@
-//! The durable consumer of an agent: made at the agent's first position, and kept as it should be.
+//! The durable consumers of an agent: made at the agent's first position, and kept as they should be.
 
 use super::{
     Error,
     api::{self, call, look},
+    streams,
 };
 use async_nats::Client;
-use rhizon_api::settings::{Retry, Sidecar};
+use rhizon_api::settings::{Retry, Shard, Sidecar, Store};
+use rhizon_kernel::subject;
 use serde_json::{Value, json};
 
 /// JetStream's codes for a consumer and a stream that do not exist.
@@ -13,6 +15,10 @@ const NOT_FOUND: u64 = 10014;
 const STREAM_NOT_FOUND: u64 = 10059;
 /// Longest that one call of an agent may take.
 const CALL_MS: u64 = 60_000;
+/// In a consumer's metadata: the agent's first position, where the consumer itself begins earlier.
+const FIRST_SEQUENCE: &str = "rhizon.dev/first-sequence";
+/// The broker compares each filter with each other: this many take it a third of a second, and twice as many a second.
+pub const MAX_FILTERS: usize = 2_048;
 
 /// What the consumer should be: all but its first position, which is fixed when it is made.
 #[derive(Clone, Debug, PartialEq)]
@@ -20,6 +26,15 @@ pub struct Consumer {
     pub stream: String,
     pub name: String,
     pub config: Value,
+}
+
+/// Where a new consumer begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Begin {
+    /// First stream sequence that belongs to the agent.
+    pub first: u64,
+    /// First one that its sidecar may go back to.
+    pub earliest: u64,
 }
 
 /// How far an agent is.
@@ -39,10 +54,32 @@ pub enum Plan {
     Keep,
 }
 
-/// The consumer of a sidecar with these settings.
-pub fn build(settings: &Sidecar) -> Consumer {
-    let name = settings.consumer.name.clone();
-    let filters = rhizon_kernel::subject::filters(&settings.kernel.agent, &settings.kernel.subscribes);
+/// The consumers of a sidecar with these settings: one for each shard.
+pub fn build(settings: &Sidecar) -> Vec<Consumer> {
+    settings.shards.iter().map(|shard| of_shard(settings, shard)).collect()
+}
+
+/// The consumers by which an agent reads its own journal in the broker.
+pub fn journals(settings: &Sidecar) -> Vec<Consumer> {
+    settings.shards.iter().filter_map(of_journal).collect()
+}
+
+/// It is read once at each start, from where the sidecar says: nothing is acknowledged.
+fn of_journal(shard: &Shard) -> Option<Consumer> {
+    let Store::JetStream { subject, consumer, .. } = &shard.store else { return None };
+    let config = json!({
+        "name": consumer,
+        "durable_name": consumer,
+        "ack_policy": "none",
+        "replay_policy": "instant",
+        "filter_subjects": [subject],
+    });
+    Some(Consumer { stream: streams::JOURNAL.to_owned(), name: consumer.clone(), config })
+}
+
+fn of_shard(settings: &Sidecar, shard: &Shard) -> Consumer {
+    let name = shard.consumer.name.clone();
+    let filters = filters(settings, shard);
     let config = json!({
         "name": name,
         "durable_name": name,
@@ -54,21 +91,50 @@ pub fn build(settings: &Sidecar) -> Consumer {
         "max_deliver": -1,
         "max_ack_pending": 20_000,
     });
-    Consumer { stream: settings.consumer.stream.clone(), name, config }
+    Consumer { stream: shard.consumer.stream.clone(), name, config }
+}
+
+/// How many filters each shard's consumer has.
+pub fn filters_of_a_shard(settings: &Sidecar) -> usize {
+    settings.shards.first().map_or(0, |shard| filters(settings, shard).len())
+}
+
+/// A sole shard takes every partition; others name theirs.
+fn filters(settings: &Sidecar, shard: &Shard) -> Vec<String> {
+    let Sidecar { kernel, shards, .. } = settings;
+    let all = subject::filters(&kernel.agent, &kernel.subscribes);
+    let count = shards.len();
+    if count == 1 {
+        return all;
+    }
+    let ours = (0..subject::PARTITIONS).filter(|partition| usize::from(*partition) % count == shard.index as usize);
+    ours.flat_map(|partition| all.iter().map(move |filter| in_partition(filter, partition))).collect()
+}
+
+/// The filter with a partition in place of any: the third token of `ev.…`, the fourth of `to.…`.
+fn in_partition(filter: &str, partition: u8) -> String {
+    let place = if filter.starts_with("ev.") { 2 } else { 3 };
+    let number = partition.to_string();
+    let tokens = filter.split('.').enumerate().map(|(index, token)| if index == place { &number } else { token });
+    tokens.collect::<Vec<_>>().join(".")
 }
 
 fn ack_wait_ms(retry: Retry) -> u64 {
     u64::from(retry.attempts).saturating_mul(retry.max_ms.saturating_add(CALL_MS)).saturating_add(CALL_MS)
 }
 
-/// Decides. `first_sequence` is where a new consumer begins; `found` is the answer of `CONSUMER.INFO`.
-pub fn plan(wanted: &Consumer, first_sequence: u64, found: Option<&Value>) -> Plan {
+/// Decides. `begin` is where a new consumer begins; `found` is the answer of `CONSUMER.INFO`.
+pub fn plan(wanted: &Consumer, begin: Begin, found: Option<&Value>) -> Plan {
     let Some(found) = found else {
-        let start = if first_sequence > 1 {
-            json!({"deliver_policy": "by_start_sequence", "opt_start_seq": first_sequence})
+        let Begin { first, earliest } = begin;
+        let mut start = if earliest > 1 {
+            json!({"deliver_policy": "by_start_sequence", "opt_start_seq": earliest})
         } else {
             json!({"deliver_policy": "all"})
         };
+        if first > earliest {
+            start["metadata"] = json!({FIRST_SEQUENCE: first.to_string()});
+        }
         return Plan::Create(api::overlay(&start, &wanted.config));
     };
     let mut config = found["config"].clone();
@@ -92,12 +158,12 @@ fn sort_filters(config: &mut Value) {
 /// Creates or repairs the consumer. `begin` is asked only when there is none yet, and tells where it begins.
 pub async fn ensure<F>(client: &Client, wanted: &Consumer, begin: F) -> Result<Progress, Error>
 where
-    F: AsyncFnOnce() -> Result<u64, Error>,
+    F: AsyncFnOnce() -> Result<Begin, Error>,
 {
     let Consumer { stream, name, .. } = wanted;
     let found = look(client, &format!("$JS.API.CONSUMER.INFO.{stream}.{name}"), NOT_FOUND).await?;
-    let first_sequence = if found.is_some() { 1 } else { begin().await? };
-    let (config, action) = match plan(wanted, first_sequence, found.as_ref()) {
+    let begin = if found.is_some() { Begin::OLDEST } else { begin().await? };
+    let (config, action) = match plan(wanted, begin, found.as_ref()) {
         Plan::Keep => return Ok(progress(found.as_ref().unwrap_or(&Value::Null))),
         Plan::Create(config) => (config, "create"),
         Plan::Update(config) => (config, "update"),
@@ -107,20 +173,42 @@ where
     Ok(progress(&info))
 }
 
+impl Begin {
+    /// With the oldest message of the stream.
+    pub const OLDEST: Self = Self { first: 1, earliest: 1 };
+}
+
 /// How far the agent is, from the broker's view of its consumer.
 pub fn progress(info: &Value) -> Progress {
     let number = |value: &Value| value.as_u64().unwrap_or_default();
+    let config = &info["config"];
+    let told = config["metadata"][FIRST_SEQUENCE].as_str().and_then(|text| text.parse().ok());
     Progress {
-        first_sequence: number(&info["config"]["opt_start_seq"]).max(1),
+        first_sequence: told.unwrap_or_else(|| number(&config["opt_start_seq"])).max(1),
         lag: number(&info["num_pending"]) + number(&info["num_ack_pending"]),
     }
 }
 
-/// Deletes the consumer. One that is gone already, or whose stream is, is no error.
-pub async fn delete(client: &Client, stream: &str, name: &str) -> Result<(), Error> {
-    match call(client, &format!("$JS.API.CONSUMER.DELETE.{stream}.{name}"), &Value::Null).await {
-        Ok(_) => Ok(()),
-        Err(error) if matches!(error.refusal(), Some(NOT_FOUND | STREAM_NOT_FOUND)) => Ok(()),
+/// Deletes all consumers that an agent ever had in a stream, by the names that shards have.
+pub async fn delete_all(client: &Client, stream: &str, user: &str) -> Result<(), Error> {
+    for name in names(client, stream).await?.iter().filter(|name| is_of(name, user)) {
+        match call(client, &format!("$JS.API.CONSUMER.DELETE.{stream}.{name}"), &Value::Null).await {
+            Err(error) if !matches!(error.refusal(), Some(NOT_FOUND | STREAM_NOT_FOUND)) => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn is_of(name: &str, user: &str) -> bool {
+    name.strip_prefix(user).is_some_and(|rest| rest.is_empty() || rest.starts_with('_'))
+}
+
+/// Names of a stream's consumers. A stream that is gone has none.
+async fn names(client: &Client, stream: &str) -> Result<Vec<String>, Error> {
+    match api::list(client, &format!("$JS.API.CONSUMER.NAMES.{stream}"), "consumers").await {
+        Ok(names) => Ok(names.iter().filter_map(|name| name.as_str().map(str::to_owned)).collect()),
+        Err(error) if error.refusal() == Some(STREAM_NOT_FOUND) => Ok(Vec::new()),
         Err(error) => Err(error),
     }
 }
@@ -135,14 +223,52 @@ mod tests {
             "subscribes": ["evt.b.x", "cmd.a.y"], "container": {"image": "x"}
         }))
         .unwrap();
-        build(&Sidecar::from_agent("w", "z", &spec).unwrap())
+        build(&Sidecar::from_agent("w", "z", &spec).unwrap()).remove(0)
+    }
+
+    #[test]
+    fn an_agents_consumers_are_known_by_their_names() {
+        let of_a = |name| is_of(name, "agent-a");
+        assert_eq!(
+            (of_a("agent-a"), of_a("agent-a_12"), of_a("agent-a-1"), of_a("agent-b")),
+            (true, true, false, false)
+        );
+    }
+
+    #[test]
+    fn shards_divide_the_partitions() {
+        let spec: RhizonAgentSpec = serde_json::from_value(json!({
+            "subscribes": ["evt.b.x"], "container": {"image": "x"}, "shards": 32, "store": {"kind": "JetStream"}
+        }))
+        .unwrap();
+        let consumers = build(&Sidecar::from_agent("w", "z", &spec).unwrap());
+        assert_eq!(
+            consumers[31].config["filter_subjects"],
+            json!([
+                "ev.*.31.evt.b.x.*",
+                "to.z.*.31.evt.b.x.*",
+                "to.z.gateway.31.ctl.*.*.*",
+                "ev.*.63.evt.b.x.*",
+                "to.z.*.63.evt.b.x.*",
+                "to.z.gateway.63.ctl.*.*.*",
+            ])
+        );
+        assert_eq!((consumers.len(), consumers[31].name.as_str()), (32, "agent-z_31"));
     }
 
     #[test]
     fn a_new_consumer_begins_at_the_agents_first_position() {
-        let Plan::Create(config) = plan(&consumer(), 42, None) else { panic!("not created") };
+        let created = |first, earliest| match plan(&consumer(), Begin { first, earliest }, None) {
+            Plan::Create(config) => config,
+            other => panic!("{other:?}"),
+        };
+        let config = created(42, 42);
         assert_eq!((&config["deliver_policy"], &config["opt_start_seq"]), (&json!("by_start_sequence"), &json!(42)));
-        let Plan::Create(config) = plan(&consumer(), 1, None) else { panic!("not created") };
+        assert_eq!(progress(&json!({"config": config})).first_sequence, 42);
+        let config = created(42, 1);
+        assert_eq!(config["deliver_policy"], "all");
+        assert_eq!(progress(&json!({"config": config})).first_sequence, 42);
+        let config = created(1, 1);
         assert_eq!(config["deliver_policy"], "all");
         assert_eq!(config["ack_wait"], 510_000_000_000_u64);
     }
@@ -152,9 +278,11 @@ mod tests {
         let mut config = consumer().config;
         config["opt_start_seq"] = json!(42);
         config["filter_subjects"].as_array_mut().unwrap().reverse();
-        assert_eq!(plan(&consumer(), 1, Some(&json!({"config": config}))), Plan::Keep);
+        assert_eq!(plan(&consumer(), Begin::OLDEST, Some(&json!({"config": config}))), Plan::Keep);
         config["max_deliver"] = json!(3);
-        let Plan::Update(update) = plan(&consumer(), 1, Some(&json!({"config": config}))) else { panic!("kept") };
+        let Plan::Update(update) = plan(&consumer(), Begin::OLDEST, Some(&json!({"config": config}))) else {
+            panic!("kept")
+        };
         assert_eq!((&update["opt_start_seq"], &update["max_deliver"]), (&json!(42), &json!(-1)));
     }
 }

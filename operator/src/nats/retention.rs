@@ -55,7 +55,7 @@ pub async fn enforce(client: &Client, stream: &str, messaging: &Messaging) -> Re
 async fn look(client: &Client, stream: &str, messaging: &Messaging) -> Result<Facts, Error> {
     // In this order, what arrives in between makes floors too low, never too high.
     let seen_last = super::streams::last_sequence(client, stream).await?;
-    let consumers = consumers(client, stream).await?;
+    let consumers = api::list(client, &format!("$JS.API.CONSUMER.LIST.{stream}"), "consumers").await?;
     let info = api::call(client, &format!("$JS.API.STREAM.INFO.{stream}"), &Value::Null).await?;
     let number = |value: &Value| value.as_u64().unwrap_or_default();
     let last = number(&info["state"]["last_seq"]);
@@ -67,20 +67,6 @@ async fn look(client: &Client, stream: &str, messaging: &Messaging) -> Result<Fa
         young: young(client, stream, messaging, last).await?,
         floors: consumers.iter().map(|consumer| floor(consumer, seen_last)).collect(),
     })
-}
-
-async fn consumers(client: &Client, stream: &str) -> Result<Vec<Value>, Error> {
-    let subject = format!("$JS.API.CONSUMER.LIST.{stream}");
-    let mut found = Vec::new();
-    loop {
-        let page = api::call(client, &subject, &json!({"offset": found.len()})).await?;
-        let items = page["consumers"].as_array().cloned().unwrap_or_default();
-        let is_last = items.is_empty();
-        found.extend(items);
-        if is_last || found.len() as u64 >= page["total"].as_u64().unwrap_or_default() {
-            return Ok(found);
-        }
-    }
 }
 
 /// First sequence of an event that is not older than `maxAge`; behind the last one when all are.

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 /// JetStream's code for a stream that does not exist.
 const NOT_FOUND: u64 = 10059;
+pub const JOURNAL: &str = "JOURNAL";
 /// Dead letters get this part of the event stream's size, at least [`DEAD_MIN_BYTES`].
 const DEAD_SHARE: u64 = 8;
 const DEAD_MIN_BYTES: u64 = 16 << 20;
@@ -32,7 +33,13 @@ pub enum Plan {
     Refuse(String),
 }
 
-/// The streams of a workspace.
+/// The stream of the agents that keep their journals in the broker. Nothing leaves it by itself.
+pub fn journal(messaging: &Messaging) -> Stream {
+    let config = config(messaging, JOURNAL, &["jr.>"], messaging.journal_max_bytes.as_bytes(), "new");
+    Stream { name: JOURNAL, config }
+}
+
+/// The streams that every workspace has.
 pub fn build(messaging: &Messaging) -> Vec<Stream> {
     // A full event stream refuses; it never drops what an agent has yet to see.
     let events = config(messaging, "EVENTS", &["ev.>", "to.>"], messaging.max_bytes.as_bytes(), "new");
@@ -45,7 +52,8 @@ pub fn build(messaging: &Messaging) -> Vec<Stream> {
 /// first.
 pub fn storage_limits(messaging: &Messaging) -> StorageLimits {
     let copies = u64::try_from(messaging.replicas).unwrap_or(1).max(1);
-    let bytes = messaging.max_bytes.as_bytes().saturating_add(dead_bytes(messaging));
+    let journal = messaging.journal_max_bytes.as_bytes();
+    let bytes = messaging.max_bytes.as_bytes().saturating_add(dead_bytes(messaging)).saturating_add(journal);
     StorageLimits { disk_bytes: bytes.saturating_mul(copies).saturating_add(64 << 20), streams: 4 }
 }
 
@@ -112,6 +120,25 @@ pub async fn delete(client: &Client, name: &str) -> Result<(), Error> {
     }
 }
 
+/// Whether a stream has a message of a subject.
+pub async fn has_subject(client: &Client, name: &str, filter: &str) -> Result<bool, Error> {
+    let request = json!({"subjects_filter": filter});
+    match call(client, &format!("$JS.API.STREAM.INFO.{name}"), &request).await {
+        Ok(info) => Ok(info["state"]["subjects"].as_object().is_some_and(|subjects| !subjects.is_empty())),
+        Err(error) if error.refusal() == Some(NOT_FOUND) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes the messages of a subject. A stream that is gone has none.
+pub async fn purge(client: &Client, name: &str, filter: &str) -> Result<(), Error> {
+    match call(client, &format!("$JS.API.STREAM.PURGE.{name}"), &json!({"filter": filter})).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.refusal() == Some(NOT_FOUND) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// The last sequence that was ever used in a stream.
 pub async fn last_sequence(client: &Client, name: &str) -> Result<u64, Error> {
     let subject = format!("$JS.API.STREAM.INFO.{name}");
@@ -159,7 +186,8 @@ mod tests {
     #[test]
     fn the_account_may_store_what_its_streams_may() {
         let limits = storage_limits(&Messaging::default());
-        let sum: u64 = build(&Messaging::default()).iter().map(|s| s.config["max_bytes"].as_u64().unwrap()).sum();
+        let streams = build(&Messaging::default()).into_iter().chain([journal(&Messaging::default())]);
+        let sum: u64 = streams.map(|s| s.config["max_bytes"].as_u64().unwrap()).sum();
         assert!(limits.disk_bytes > sum);
     }
 }

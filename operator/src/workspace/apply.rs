@@ -94,7 +94,7 @@ async fn ensure_messaging(
     let system = context.pool.system().await?;
     let now = Timestamp::now().as_second();
     for account in [
-        claims::data_account(&data, name, streams::storage_limits(messaging)),
+        claims::data_account(&data, name, &runtime, streams::storage_limits(messaging)),
         claims::runtime_account(&runtime, name, &data),
     ] {
         if resolver::ensure_account(&system, context.pool.signer(), &account, now).await? {

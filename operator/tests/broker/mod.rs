@@ -85,14 +85,22 @@ impl Broker {
 
     /// An agent with its consumer, connected as its sidecar would be.
     pub(crate) async fn agent(&self, name: &str, publishes: &[&str], subscribes: &[&str]) -> User {
-        let spec: RhizonAgentSpec = serde_json::from_value(json!({
-            "subscribes": subscribes, "publishes": publishes, "container": {"image": "x"}
-        }))
-        .unwrap();
+        self.agent_of(name, &json!({"subscribes": subscribes, "publishes": publishes, "container": {"image": "x"}}))
+            .await
+    }
+
+    /// The same for a whole spec: with all that it needs in the broker.
+    pub(crate) async fn agent_of(&self, name: &str, spec: &Value) -> User {
+        let spec: RhizonAgentSpec = serde_json::from_value(spec.clone()).unwrap();
         let settings = Sidecar::from_agent(&self.workspace, name, &spec).unwrap();
-        consumers::ensure(&self.data, &consumers::build(&settings), async || Ok(1)).await.unwrap();
-        let permissions = claims::agent_permissions(name, &settings.kernel.publishes);
-        self.user(&claims::agent_user(name), &permissions).await
+        let journals = consumers::journals(&settings);
+        if !journals.is_empty() {
+            streams::ensure(&self.data, &streams::journal(&Messaging::default())).await.unwrap();
+        }
+        for consumer in consumers::build(&settings).iter().chain(&journals) {
+            consumers::ensure(&self.data, consumer, async || Ok(consumers::Begin::OLDEST)).await.unwrap();
+        }
+        self.user(&claims::agent_user(name), &claims::agent_permissions(&settings)).await
     }
 
     pub(crate) async fn gateway(&self) -> User {
@@ -129,7 +137,8 @@ async fn push_accounts(
     let (data, runtime) = (keys.data.public_key(), keys.runtime.public_key());
     let limits = streams::storage_limits(&Messaging::default());
     let mut written = false;
-    for account in [claims::data_account(&data, workspace, limits), claims::runtime_account(&runtime, workspace, &data)]
+    for account in
+        [claims::data_account(&data, workspace, &runtime, limits), claims::runtime_account(&runtime, workspace, &data)]
     {
         written |= resolver::ensure_account(system, &installation.operator_signing, &account, now()).await.unwrap();
     }
@@ -173,12 +182,17 @@ impl User {
 
     /// Publishes and returns the broker's PubAck.
     pub(crate) async fn publish(&self, subject: &str, headers: &[(&'static str, &str)], payload: &str) -> Value {
+        let ack = self.try_publish(subject, headers, payload).await;
+        assert!(ack.get("error").is_none(), "{ack}");
+        ack
+    }
+
+    /// The same, also for a refusal.
+    pub(crate) async fn try_publish(&self, subject: &str, headers: &[(&'static str, &str)], payload: &str) -> Value {
         let headers = header_map(headers);
         let request = async_nats::Request::new().headers(headers).payload(payload.to_owned().into());
         let answer = self.client.send_request(subject.to_owned(), request).await.expect("a PubAck");
-        let ack: Value = serde_json::from_slice(&answer.payload).unwrap();
-        assert!(ack.get("error").is_none(), "{ack}");
-        ack
+        serde_json::from_slice(&answer.payload).unwrap()
     }
 
     /// Publishes without waiting for an answer.
@@ -203,10 +217,14 @@ impl User {
 
     /// Payload and ack subject of what is there now.
     pub(crate) async fn pull(&self, consumer: &str, batch: u32) -> Vec<(String, String)> {
+        self.pull_from("EVENTS", consumer, batch).await
+    }
+
+    pub(crate) async fn pull_from(&self, stream: &str, consumer: &str, batch: u32) -> Vec<(String, String)> {
         let inbox = self.client.new_inbox();
         let mut messages = self.client.subscribe(inbox.clone()).await.unwrap();
         let request = json!({"batch": batch, "no_wait": true}).to_string();
-        self.put_with_reply(&format!("$JS.API.CONSUMER.MSG.NEXT.EVENTS.{consumer}"), &inbox, &request).await;
+        self.put_with_reply(&format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"), &inbox, &request).await;
         let mut pulled = Vec::new();
         loop {
             let message = tokio::time::timeout(PATIENCE, messages.next()).await.expect("the end of a pull").unwrap();
@@ -235,7 +253,9 @@ impl User {
     async fn violation(&self, subject: &str) {
         // The broker names what the subject is mapped to.
         let mapped = match subject.strip_prefix("$JS.API.") {
-            Some(rest) if ["CONSUMER.RESET.", "CONSUMER.INFO.", "STREAM.INFO."].iter().any(|p| rest.starts_with(p)) => {
+            Some(rest)
+                if ["CONSUMER.RESET.", "CONSUMER.INFO.", "STREAM.INFO.EVENTS"].iter().any(|p| rest.starts_with(p)) =>
+            {
                 format!("js.{rest}")
             }
             _ => subject.to_owned(),

@@ -27,8 +27,8 @@ use crate::telemetry::{Tracer, Traces};
 pub use hold::Hold;
 pub use reading::NEXT;
 
-/// The driver's view of the settings.
-pub fn driver_settings(settings: &settings::Sidecar) -> driver::Settings {
+/// The driver's view of the settings of one shard.
+pub fn driver_settings(settings: &settings::Sidecar, shard: &settings::Shard) -> driver::Settings {
     driver::Settings {
         config: settings.kernel.clone(),
         ordering: match settings.ordering {
@@ -43,17 +43,18 @@ pub fn driver_settings(settings: &settings::Sidecar) -> driver::Settings {
         batch_events: settings.batch_events,
         concurrency: settings.concurrency,
         revision: settings.revision.clone(),
-        first_position: settings.consumer.first_sequence.saturating_sub(1),
+        first_position: shard.consumer.first_sequence.saturating_sub(1),
         bounds: driver::Bounds::default(),
     }
 }
 
 /// Runs until `stop`, or until the driver must not go on; `Ok` only for the first.
 pub async fn run(settings: settings::Sidecar, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
-    let settings::Store::Sqlite { path } = &settings.store;
+    let shard = settings.shards.first().context("the settings name no shard")?;
+    let settings::Store::Sqlite { path } = &shard.store else { anyhow::bail!("only a SQLite store can be opened") };
     let store = SqliteStore::open(path).await.with_context(|| format!("opening the store {}", path.display()))?;
     let connection = Connection::start(&settings.nats).await?;
-    let consumer = &settings.consumer;
+    let consumer = &shard.consumer;
     let bus = JetStreamBus::new(connection.clone(), consumer.stream.clone(), consumer.name.clone());
     let agent = HttpAgent::new(&settings.agent_url, settings.protocol, settings.concurrency);
     let traces = Traces::from_env(&settings.nats.user)?;
@@ -67,7 +68,7 @@ pub async fn run(settings: settings::Sidecar, stop: watch::Receiver<bool>) -> an
         store.clone(),
         parts.report.subscribe(),
     ));
-    let stopped = parts.drive(&settings, bus, store.clone(), stop, &mut tasks).await;
+    let stopped = parts.drive(driver_settings(&settings, shard), bus, store.clone(), stop, &mut tasks).await;
     let _ = tokio::time::timeout(Duration::from_secs(2), connection.client.flush()).await;
     tasks.shutdown().await;
     traces.close().await;
@@ -101,7 +102,7 @@ impl Parts {
     /// Runs the driver beside the other tasks; the first of them to end ends all.
     pub async fn drive<B: EventBus, S: EventStore>(
         &self,
-        settings: &settings::Sidecar,
+        settings: driver::Settings,
         bus: B,
         store: S,
         mut stop: watch::Receiver<bool>,
@@ -109,7 +110,7 @@ impl Parts {
     ) -> anyhow::Result<Stopped> {
         tasks.spawn(self.hold.clone().follow());
         let driver = Driver {
-            settings: Arc::new(driver_settings(settings)),
+            settings: Arc::new(settings),
             bus,
             store,
             agent: self.agent.clone(),

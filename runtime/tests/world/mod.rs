@@ -145,13 +145,17 @@ impl World {
             retry: settings::Retry { attempts: 5, initial_ms: 50, max_ms: 1_000 },
             protocol: Protocol::Rhizon,
             agent_url: format!("http://127.0.0.1:{}", agent.port),
-            store: settings::Store::Sqlite { path: self.dir.path().join(format!("{}.sqlite", agent.name)) },
             nats: settings(&format!("agent-{}", agent.name), &self.broker.url()),
-            consumer: settings::Consumer {
-                stream: "EVENTS".into(),
-                name: format!("agent-{}", agent.name),
-                first_sequence: 1,
-            },
+            shards: vec![settings::Shard {
+                index: 0,
+                consumer: settings::Consumer {
+                    stream: "EVENTS".into(),
+                    name: format!("agent-{}", agent.name),
+                    first_sequence: 1,
+                },
+                store: settings::Store::Sqlite { path: self.dir.path().join(format!("{}.sqlite", agent.name)) },
+            }],
+            replicas: 1,
             health_listen: format!("127.0.0.1:{health}"),
             drain_listen: format!("127.0.0.1:{drain}"),
             revision: "test".into(),

@@ -4,7 +4,7 @@
 //! sidecar, so the agent's `preStop` waits at the sidecar's drain endpoint until nothing is in flight.
 
 use super::{Frame, digest};
-use crate::{cluster::Manifest, pod, settings::Settings};
+use crate::{agent::store::Database, cluster::Manifest, pod, settings::Settings};
 use rhizon_api::{
     agent::{OperatingMode, StoreKind},
     container::{Container, EnvVar, Probe, Resources},
@@ -15,7 +15,10 @@ use serde_json::{Map, Value, json};
 
 const SETTINGS_DIGEST: &str = "rhizon.dev/settings-digest";
 
-pub fn build(frame: &Frame<'_>, settings_json: &str, settings: &Settings) -> Manifest {
+/// In an annotation, the version of the Secret that the sidecar reads at its start.
+const STORE_SECRET_VERSION: &str = "rhizon.dev/store-secret-version";
+
+pub fn build(frame: &Frame<'_>, settings_json: &str, database: Option<&Database>, settings: &Settings) -> Manifest {
     let spec = &frame.agent.spec;
     let selector = json!({labels::AGENT: frame.name, labels::COMPONENT: "agent"});
     let pod_labels = json!({
@@ -24,6 +27,10 @@ pub fn build(frame: &Frame<'_>, settings_json: &str, settings: &Settings) -> Man
         labels::WORKSPACE: frame.workspace,
         labels::MANAGED_BY: "rhizon",
     });
+    let mut annotations = json!({SETTINGS_DIGEST: digest(settings_json)});
+    if let Some(database) = database {
+        annotations[STORE_SECRET_VERSION] = json!(database.version);
+    }
     let replicas = if spec.operating_mode == OperatingMode::Suspended { 0 } else { spec.replicas };
     frame.finish(Manifest::new(json!({
         "apiVersion": "apps/v1",
@@ -36,19 +43,16 @@ pub fn build(frame: &Frame<'_>, settings_json: &str, settings: &Settings) -> Man
             "podManagementPolicy": "Parallel",
             "selector": {"matchLabels": selector},
             "template": {
-                "metadata": {"labels": pod_labels, "annotations": {SETTINGS_DIGEST: digest(settings_json)}},
+                "metadata": {"labels": pod_labels, "annotations": annotations},
                 "spec": {
                     "serviceAccountName": frame.object,
                     "automountServiceAccountToken": false,
                     "enableServiceLinks": false,
                     "securityContext": pod::security(),
                     "terminationGracePeriodSeconds": 30,
-                    "initContainers": [sidecar(settings)],
+                    "initContainers": [sidecar(spec.store.kind, settings)],
                     "containers": [agent(&spec.container)],
-                    "volumes": [
-                        pod::settings_volume(frame.object, frame.object),
-                        {"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}},
-                    ],
+                    "volumes": volumes(frame, database),
                 },
             },
             "volumeClaimTemplates": claims(frame),
@@ -57,7 +61,14 @@ pub fn build(frame: &Frame<'_>, settings_json: &str, settings: &Settings) -> Man
 }
 
 /// `restartPolicy: Always` makes an init container a sidecar: it starts before the agent and ends after it.
-fn sidecar(settings: &Settings) -> Value {
+fn sidecar(store: StoreKind, settings: &Settings) -> Value {
+    let mut env = pod::environment(settings.otlp_endpoint.as_deref());
+    // Its ordinal says which shards are its own.
+    env.push(json!({"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}));
+    let mut mounts = vec![pod::settings_mount()];
+    if store != StoreKind::Postgres {
+        mounts.push(json!({"name": "store", "mountPath": paths::STORE_DIR}));
+    }
     json!({
         "name": "rhizon",
         "image": settings.runtime_image,
@@ -65,14 +76,14 @@ fn sidecar(settings: &Settings) -> Value {
         "restartPolicy": "Always",
         "command": ["/usr/local/bin/rhizon-runtime"],
         "args": ["sidecar", "--settings", paths::SETTINGS],
-        "env": pod::environment(settings.otlp_endpoint.as_deref()),
+        "env": env,
         "ports": [{"name": "metrics", "containerPort": paths::HEALTH_PORT, "protocol": "TCP"}],
         "startupProbe": pod::probe("/healthz", 1, 120),
         "readinessProbe": pod::probe("/readyz", 2, 2),
         "livenessProbe": pod::probe("/healthz", 10, 6),
         "resources": {"requests": {"cpu": "50m", "memory": "32Mi"}, "limits": {"memory": "256Mi"}},
         "securityContext": pod::container_security(),
-        "volumeMounts": [pod::settings_mount(), {"name": "store", "mountPath": paths::STORE_DIR}],
+        "volumeMounts": mounts,
     })
 }
 
@@ -144,6 +155,19 @@ fn probe(wanted: &Probe) -> Value {
     })
 }
 
+/// A claim brings its own volume; a cache may be lost with its pod.
+fn volumes(frame: &Frame<'_>, database: Option<&Database>) -> Vec<Value> {
+    let store = &frame.agent.spec.store;
+    let mut volumes = vec![
+        pod::settings_volume(frame.object, frame.object, database.map(|database| database.secret.as_str())),
+        json!({"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}}),
+    ];
+    if store.kind == StoreKind::JetStream {
+        volumes.push(json!({"name": "store", "emptyDir": {"sizeLimit": store.size}}));
+    }
+    volumes
+}
+
 fn claims(frame: &Frame<'_>) -> Value {
     let store = &frame.agent.spec.store;
     match store.kind {
@@ -166,6 +190,7 @@ fn claims(frame: &Frame<'_>) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::store::Place;
     use clap::Parser as _;
     use rhizon_api::RhizonAgent;
 
@@ -183,7 +208,16 @@ mod tests {
         .unwrap();
         let frame =
             Frame { agent: &agent, workspace: "permits", namespace: "permits", name: "ledger", object: "agent-ledger" };
-        build(&frame, "{}", &Flags::parse_from(["test"]).settings).value().clone()
+        let place = Place::Anywhere;
+        let database = Database { secret: "db".to_owned(), version: "7".to_owned(), place, port: 5432 };
+        let database = (agent.spec.store.kind == StoreKind::Postgres).then_some(&database);
+        build(&frame, "{}", database, &Flags::parse_from(["test"]).settings).value().clone()
+    }
+
+    fn with_store(store: &Value) -> Value {
+        let mut spec = spec(json!({}));
+        spec["store"] = store.clone();
+        built(&spec)
     }
 
     fn spec(container: Value) -> Value {
@@ -196,14 +230,35 @@ mod tests {
     fn only_the_sidecar_sees_credentials_and_store() {
         let set = built(&spec(json!({})));
         let pod = &set["spec"]["template"]["spec"];
-        let mounts = |container: &Value| -> Vec<String> {
-            let mounts = container["volumeMounts"].as_array().unwrap();
-            mounts.iter().map(|mount| mount["name"].as_str().unwrap().to_owned()).collect()
-        };
         assert_eq!(mounts(&pod["initContainers"][0]), ["settings", "store"]);
         assert_eq!(mounts(&pod["containers"][0]), ["tmp"]);
         assert_eq!(pod["automountServiceAccountToken"], false);
         assert_eq!(pod["containers"][0]["lifecycle"]["preStop"]["httpGet"]["port"], 9091);
+    }
+
+    #[test]
+    fn only_sqlite_needs_a_disk_of_its_own() {
+        let set = with_store(&json!({"kind": "JetStream", "size": "2Gi"}));
+        let pod = &set["spec"]["template"]["spec"];
+        assert_eq!(set["spec"]["volumeClaimTemplates"], json!([]));
+        assert_eq!(pod["volumes"][2], json!({"name": "store", "emptyDir": {"sizeLimit": "2Gi"}}));
+        assert_eq!(mounts(&pod["initContainers"][0]), ["settings", "store"]);
+
+        let set = with_store(&json!({"kind": "Postgres", "secretRef": "db"}));
+        let template = &set["spec"]["template"];
+        assert_eq!(set["spec"]["volumeClaimTemplates"], json!([]));
+        assert_eq!(
+            template["spec"]["volumes"][0]["projected"]["sources"][3],
+            json!({"secret": {"name": "db", "items": [{"key": "url", "path": "store/url"}]}})
+        );
+        assert_eq!(mounts(&template["spec"]["initContainers"][0]), ["settings"]);
+        assert_eq!(mounts(&template["spec"]["containers"][0]), ["tmp"]);
+        assert_eq!(template["metadata"]["annotations"]["rhizon.dev/store-secret-version"], "7");
+    }
+
+    fn mounts(container: &Value) -> Vec<String> {
+        let mounts = container["volumeMounts"].as_array().unwrap();
+        mounts.iter().map(|mount| mount["name"].as_str().unwrap().to_owned()).collect()
     }
 
     #[test]

@@ -87,7 +87,7 @@ pub fn deployment(workspace: &RhizonWorkspace, settings: &Settings) -> Manifest 
                     "securityContext": pod::security(),
                     "terminationGracePeriodSeconds": 20,
                     "containers": [container(settings)],
-                    "volumes": [pod::settings_volume(NAME, NAME)],
+                    "volumes": [pod::settings_volume(NAME, NAME, None)],
                 },
             },
         },

@@ -1,0 +1,84 @@
+//! An agent's place in the streams: its consumers, and its journal where the broker keeps it.
+
+use super::dereference::Inputs;
+use crate::{
+    context::Context,
+    nats::{
+        Error,
+        consumers::{self, Begin, Progress},
+        keys, streams,
+    },
+};
+use async_nats::Client;
+use rhizon_api::{
+    RhizonAgent, RhizonWorkspace,
+    agent::{StartFrom, StoreKind},
+    settings::Sidecar,
+};
+
+/// Creates and repairs. All shards begin at the same place, and lag together.
+pub async fn ensure(
+    agent: &RhizonAgent,
+    inputs: &Inputs,
+    workspace: &RhizonWorkspace,
+    settings: &Sidecar,
+    keys: &keys::Workspace,
+    context: &Context,
+) -> Result<Progress, Error> {
+    let client = context.pool.client(&keys.data).await?;
+    let mut first = recorded(agent);
+    let mut lag = 0;
+    for consumer in consumers::build(settings) {
+        let progress =
+            consumers::ensure(&client, &consumer, async || begin(agent, inputs, first, &client).await).await?;
+        first.get_or_insert(progress.first_sequence);
+        lag += progress.lag;
+    }
+    ensure_journal(settings, workspace, &client).await?;
+    Ok(Progress { first_sequence: first.unwrap_or(1), lag })
+}
+
+/// The agent's first position, once it has one.
+pub fn recorded(agent: &RhizonAgent) -> Option<u64> {
+    agent.status.as_ref()?.first_sequence.and_then(|sequence| u64::try_from(sequence).ok())
+}
+
+async fn begin(agent: &RhizonAgent, inputs: &Inputs, first: Option<u64>, client: &Client) -> Result<Begin, Error> {
+    let spec = &agent.spec;
+    if first.is_none() && (spec.start_from == StartFrom::Beginning || keeps_store(agent, inputs, client).await?) {
+        return Ok(Begin::OLDEST);
+    }
+    let first = match first {
+        Some(first) => first,
+        None => streams::last_sequence(client, "EVENTS").await? + 1,
+    };
+    // Nobody here can see whether a Postgres has the store of an earlier agent, which may want older events.
+    Ok(Begin { first, earliest: if spec.store.kind == StoreKind::Postgres { 1 } else { first } })
+}
+
+/// A store of an earlier agent of the name has its own position, anywhere in the stream.
+async fn keeps_store(agent: &RhizonAgent, inputs: &Inputs, client: &Client) -> Result<bool, Error> {
+    match agent.spec.store.kind {
+        StoreKind::SQLite => Ok(inputs.has_store),
+        StoreKind::Postgres => Ok(false),
+        StoreKind::JetStream => {
+            let name = agent.metadata.name.as_deref().unwrap_or_default();
+            streams::has_subject(client, streams::JOURNAL, &format!("jr.{name}.>")).await
+        }
+    }
+}
+
+/// The stream of journals comes with the first agent that needs it.
+async fn ensure_journal(settings: &Sidecar, workspace: &RhizonWorkspace, client: &Client) -> Result<(), Error> {
+    let consumers = consumers::journals(settings);
+    if consumers.is_empty() {
+        return Ok(());
+    }
+    if streams::ensure(client, &streams::journal(&workspace.spec.messaging)).await? {
+        tracing::info!(workspace = workspace.metadata.name, stream = streams::JOURNAL, "wrote a stream");
+    }
+    for consumer in consumers {
+        consumers::ensure(client, &consumer, async || Ok(Begin::OLDEST)).await?;
+    }
+    Ok(())
+}

@@ -1,4 +1,4 @@
-//! The bar on standard error; nothing is drawn when that is no terminal.
+//! The bar on standard error, for what takes more than a moment; nothing is drawn when that is no terminal.
 
 use std::time::Duration;
 
@@ -6,38 +6,54 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::failure::Failure;
 
-pub(super) struct Progress {
+pub(crate) struct Progress {
     bar: ProgressBar,
 }
 
 impl Progress {
-    pub(super) fn start(total: Option<u64>, already: u64) -> Self {
+    /// Counts `things`, such as events, up to a total where one is known.
+    pub(crate) fn start(things: &str, total: Option<u64>, already: u64) -> Self {
         let (bar, template) = match total {
             Some(total) => {
-                let template = "{bar:40.cyan/dim} {human_pos}/{human_len} events  {per_sec}  {eta} left  {wide_msg}";
+                let template = format!(
+                    "{{bar:40.cyan/dim}} {{human_pos}}/{{human_len}} {things}  {{per_sec}}  {{eta}} left  {{wide_msg}}"
+                );
                 (ProgressBar::new(total), template)
             }
-            None => (ProgressBar::new_spinner(), "{spinner} {human_pos} events  {per_sec}  {wide_msg}"),
+            None => {
+                let template = format!("{{spinner}} {{human_pos}} {things}  {{per_sec}}  {{wide_msg}}");
+                (ProgressBar::new_spinner(), template)
+            }
         };
-        bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_style(ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.set_position(already);
         bar.reset_eta();
         bar.enable_steady_tick(Duration::from_millis(100));
         Self { bar }
     }
 
-    pub(super) fn set(&self, events: u64) {
-        self.bar.set_position(events);
+    pub(crate) fn set(&self, count: u64) {
+        self.bar.set_position(count);
         self.bar.set_message("");
     }
 
+    /// One more.
+    pub(crate) fn step(&self) {
+        self.bar.inc(1);
+    }
+
     /// Why it does not go on.
-    pub(super) fn waiting(&self, failure: &Failure) {
+    pub(crate) fn waiting(&self, failure: &Failure) {
         let text = failure.to_string();
         self.bar.set_message(format!("trying again: {}", text.lines().next().unwrap_or_default()));
     }
 
-    pub(super) fn finish(self) {
+    /// Prints something without the bar in between.
+    pub(crate) fn suspend<T>(&self, print: impl FnOnce() -> T) -> T {
+        self.bar.suspend(print)
+    }
+
+    pub(crate) fn finish(self) {
         self.bar.finish_and_clear();
     }
 }

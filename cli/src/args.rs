@@ -1,11 +1,16 @@
 //! The command line.
 
+mod dead;
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::journal::fold::At;
+pub(crate) use dead::{Choice, Dead, Rate};
 
 const BATCH_EVENTS: u16 = 500;
 
@@ -29,9 +34,43 @@ pub(crate) enum Command {
     /// Publish CloudEvents, one JSON object a line.
     Publish(Publish),
     /// What an agent keeps: of all its entities, or of one.
-    State { agent: String, entity: Option<String> },
+    State {
+        agent: String,
+        entity: Option<String>,
+        /// As it was with this record of the journal, or at this time: a sequence, or a time as RFC 3339 writes it.
+        #[arg(long)]
+        at: Option<At>,
+    },
     /// The journal records of one entity.
     History { agent: String, entity: String },
+    /// Which record last set a field of an entity, and who was behind it.
+    Why {
+        agent: String,
+        entity: String,
+        /// A JSON pointer such as /address/street, or a dotted path. Default: every field at the top.
+        field: Option<String>,
+    },
+    /// The tree of causes and effects that an event belongs to, across all agents.
+    Trace {
+        /// The event's id.
+        id: String,
+        /// Its source, when several events have the id.
+        #[arg(long)]
+        source: Option<String>,
+    },
+    /// What became of an event, by each agent.
+    Event { source: String, id: String },
+    /// Take back an event that is not due yet.
+    Cancel {
+        source: String,
+        id: String,
+        /// For this agent only.
+        #[arg(long)]
+        agent: Option<String>,
+    },
+    /// Look at an agent's dead letters, send them again, or drop them.
+    #[command(subcommand)]
+    Dead(Dead),
     /// Check an agent's journal on this machine: compute every hash and every decision anew.
     Verify {
         #[arg(required_unless_present = "file", conflicts_with = "file")]
@@ -42,6 +81,8 @@ pub(crate) enum Command {
     },
     /// Write an agent's journal to standard output, one record a line.
     Export { agent: String },
+    /// Compare two journals that `rhizon export` has written, entity by entity.
+    Diff { a: PathBuf, b: PathBuf },
     /// The workspace's agents, and how far they are.
     Status,
     /// Becomes an agent's process that ends with `rhizon dev`.
@@ -90,6 +131,9 @@ pub(crate) struct Publish {
     /// How long to go on trying while the gateway or the broker is away, or the workspace is full, such as 90s.
     #[arg(long, default_value = "2m", value_parser = duration)]
     pub(crate) patience: Duration,
+    /// Publish one event at a time, and wait so many seconds for what becomes of it; needs the right to read.
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u8).range(1..=30), conflicts_with = "batch")]
+    pub(crate) wait: Option<u8>,
 }
 
 /// Which workspace, and as whom.
@@ -113,7 +157,7 @@ impl Publish {
     /// All of a file, as without options.
     pub(crate) fn of_file(file: &Path) -> Self {
         let patience = Duration::from_mins(2);
-        Self { file: file.to_owned(), resume: false, batch: BATCH_EVENTS, patience }
+        Self { file: file.to_owned(), resume: false, batch: BATCH_EVENTS, patience, wait: None }
     }
 }
 
@@ -153,5 +197,18 @@ mod tests {
         assert!(Args::try_parse_from(["rhizon", "verify"]).is_err());
         assert!(Args::try_parse_from(["rhizon", "verify", "a", "--file", "b"]).is_err());
         assert!(Args::try_parse_from(["rhizon", "publish", "-", "--batch", "0"]).is_err());
+    }
+
+    #[test]
+    fn commands_on_many_dead_letters_must_be_meant() {
+        let parses = |arguments: &[&str]| {
+            let all = ["rhizon", "dead", "redrive", "a"].iter().chain(arguments);
+            Args::try_parse_from(all).is_ok()
+        };
+        assert!(
+            parses(&["3f"]) && parses(&["--all", "--rate", "5/s"]) && parses(&["--type", "cmd.a.b", "--entity", "x"])
+        );
+        assert!(!parses(&[]) && !parses(&["3f", "--all"]) && !parses(&["--all", "--entity", "x"]));
+        assert!(!parses(&["--rate", "5/s"]));
     }
 }

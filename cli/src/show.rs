@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::io::Write as _;
 
-use rhizon_kernel::Envelope;
-use rhizon_kernel::record::{Decided, Line, Part};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -12,18 +10,18 @@ use serde_json::value::RawValue;
 use crate::args::Output;
 use crate::client::{Client, segment};
 use crate::failure::Failure;
+use crate::journal::{Record, Records};
 use crate::output::{short, table};
-use crate::verify::Records;
 
 /// One entity, and what its agent keeps for it.
 #[derive(Serialize, Deserialize)]
-struct Kept {
-    entity: String,
-    version: u64,
-    hash: String,
+pub(crate) struct Kept {
+    pub(crate) entity: String,
+    pub(crate) version: u64,
+    pub(crate) hash: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    time: Option<String>,
-    state: Option<Box<RawValue>>,
+    pub(crate) time: Option<String>,
+    pub(crate) state: Option<Box<RawValue>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -46,7 +44,10 @@ async fn all_entities(client: &mut Client, agent: &str) -> Result<Vec<Kept>, Fai
 }
 
 pub(crate) async fn entities(client: &mut Client, agent: &str, output: Output) -> Result<(), Failure> {
-    let items = all_entities(client, agent).await?;
+    print_entities(all_entities(client, agent).await?, output)
+}
+
+pub(crate) fn print_entities(items: Vec<Kept>, output: Output) -> Result<(), Failure> {
     match output {
         Output::Json => print(&Items { items, next: None }),
         Output::Table => {
@@ -68,7 +69,10 @@ pub(crate) async fn states(client: &mut Client, agent: &str) -> Result<BTreeMap<
 
 pub(crate) async fn entity(client: &mut Client, agent: &str, entity: &str, output: Output) -> Result<(), Failure> {
     let path = format!("/v1/agents/{}/entities/{}", segment(agent), segment(entity));
-    let item: Kept = client.get_json(&path).await?;
+    print_entity(client.get_json(&path).await?, output)
+}
+
+pub(crate) fn print_entity(item: Kept, output: Output) -> Result<(), Failure> {
     match output {
         Output::Json => print(&item),
         Output::Table => {
@@ -93,40 +97,28 @@ pub(crate) async fn history(client: &mut Client, agent: &str, entity: &str, outp
     while let Some(line) = records.next().await? {
         match output {
             Output::Json => print_line(&line)?,
-            Output::Table => rows.push(history_row(&line)?),
+            Output::Table => rows.extend(Record::read(&line)?.as_ref().map(history_row)),
         }
     }
     if output == Output::Table {
-        let header = ["sequence", "version", "time", "outcome", "type", "actor", "outputs", "reason"];
+        let header = ["sequence", "version", "time", "outcome", "type", "actor", "outputs", "revision", "reason"];
         println!("{}", table(header, rows).trim_fmt());
     }
     Ok(())
 }
 
-fn history_row(line: &[u8]) -> Result<[String; 8], Failure> {
-    let unreadable = |error: &dyn std::fmt::Display| Failure::NotSo(format!("a record cannot be read: {error}"));
-    let record = Line::parse(line).map_err(|error| unreadable(&error))?;
-    let observed = record.observed().map_err(|error| unreadable(&error))?;
-    let Part::Decided(bytes) = record.part else { return Err(unreadable(&"it is a config record")) };
-    let decided = Decided::parse(bytes).map_err(|error| unreadable(&error))?;
-    let input = decided.input.and_then(|json| Envelope::parse(json.get().as_bytes(), &unlimited()).ok());
-    let (event_type, actor) =
-        input.map_or_else(Default::default, |input| (input.event_type.to_string(), input.actor.unwrap_or_default()));
-    Ok([
-        observed.sequence.to_string(),
-        decided.after.to_string(),
-        decided.time.map(|time| time.to_string()).unwrap_or_default(),
-        decided.outcome.into_owned(),
-        event_type,
-        actor,
-        decided.outputs.len().to_string(),
-        decided.reason.map(|reason| format!("{}: {}", reason.code, reason.detail)).unwrap_or_default(),
-    ])
-}
-
-/// What is in the journal was within the limits that were in force then.
-fn unlimited() -> rhizon_kernel::Limits {
-    rhizon_kernel::Limits { envelope_bytes: usize::MAX, entity_bytes: usize::MAX, ..rhizon_kernel::Limits::default() }
+fn history_row(record: &Record) -> [String; 9] {
+    [
+        record.observed.sequence.to_string(),
+        record.version.to_string(),
+        record.time.map(|time| time.to_string()).unwrap_or_default(),
+        record.outcome.clone(),
+        record.event_type(),
+        record.actor(),
+        record.outputs.len().to_string(),
+        record.observed.revision.clone(),
+        record.why(),
+    ]
 }
 
 #[derive(Serialize, Deserialize)]
@@ -169,7 +161,7 @@ fn text(state: Option<Box<RawValue>>) -> String {
     state.map(|state| state.get().to_owned()).unwrap_or_default()
 }
 
-fn print(value: &impl Serialize) -> Result<(), Failure> {
+pub(crate) fn print(value: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_vec(value).map_err(|error| Failure::Usage(error.to_string()))?;
     print_line(&text)
 }

@@ -3,62 +3,30 @@
 
 use std::path::Path;
 
-use bytes::{Buf as _, Bytes, BytesMut};
-use http::Response;
-use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use rhizon_kernel::replay::{Mismatch, Replay};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::args::Output;
-use crate::client::{Client, segment};
+use crate::client::{ChainHead, Client, segment};
 use crate::failure::Failure;
+use crate::journal::Records;
+use crate::progress::Progress;
 use crate::show;
 
 /// How often the end of a journal is looked for while its agent goes on working.
 const TRIES: usize = 20;
 
-/// The lines of an NDJSON answer, as they arrive.
-pub(crate) struct Records {
-    body: Incoming,
-    buffer: BytesMut,
-    /// Up to here the buffer has no line feed.
-    searched: usize,
-}
-
-impl Records {
-    pub(crate) fn of(answer: Response<Incoming>) -> Self {
-        Self { body: answer.into_body(), buffer: BytesMut::new(), searched: 0 }
-    }
-
-    /// The next line without its line feed; `None` at the end.
-    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
-        loop {
-            if let Some(found) = self.buffer[self.searched..].iter().position(|&byte| byte == b'\n') {
-                let line = self.buffer.split_to(self.searched + found).freeze();
-                self.buffer.advance(1);
-                self.searched = 0;
-                return Ok(Some(line));
-            }
-            self.searched = self.buffer.len();
-            match self.body.frame().await {
-                Some(Ok(frame)) => self.buffer.extend_from_slice(&frame.into_data().unwrap_or_default()),
-                Some(Err(error)) => return Err(Failure::Unreachable(format!("the journal broke off: {error}"))),
-                None if self.buffer.is_empty() => return Ok(None),
-                None => return Err(Failure::Unreachable("the journal ends within a record".to_owned())),
-            }
-        }
-    }
-}
-
 /// Checks a journal in a workspace, and that its end is what the sidecar says it is.
 pub(crate) async fn agent(client: &mut Client, agent: &str, output: Output) -> Result<(), Failure> {
     let mut replay = Replay::default();
+    // Noted before the journal is read: it must have come so far.
+    let noted = client.chain_head(agent).await;
     for _ in 0..TRIES {
         let path = format!("/v1/agents/{}/journal?after={}", segment(agent), replay.tail().sequence);
         let mut records = Records::of(client.get(&path).await?);
         while let Some(line) = records.next().await? {
             replay.push(&line).map_err(|mismatch| wrong(agent, &mismatch, output))?;
+            check_noted(&replay, noted.as_ref()).map_err(|mismatch| wrong(agent, &mismatch, output))?;
         }
         let show::Agent { records: count, root, .. } = show::agent(client, agent).await?;
         let Some(root) = root else {
@@ -66,10 +34,36 @@ pub(crate) async fn agent(client: &mut Client, agent: &str, output: Output) -> R
         };
         // More records are there by now: the agent works. Fewer: it is not the same journal.
         if count <= replay.tail().sequence {
+            check_end(agent, &replay, noted.as_ref())?;
             return compare(agent, &replay, count, &root, output);
         }
     }
     Err(Failure::Unreachable(format!("agent '{agent}' works faster than its journal can be read; try again later")))
+}
+
+/// The record whose link stands in the workspace's status is the same record.
+fn check_noted(replay: &Replay, noted: Option<&ChainHead>) -> Result<(), Mismatch> {
+    let tail = replay.tail();
+    match noted {
+        Some(noted) if noted.sequence == tail.sequence && noted.link != tail.link => Err(Mismatch {
+            sequence: tail.sequence,
+            field: "the link that the workspace's status has noted".to_owned(),
+            expected: noted.link.to_string(),
+            got: tail.link.to_string(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn check_end(agent: &str, replay: &Replay, noted: Option<&ChainHead>) -> Result<(), Failure> {
+    let end = replay.tail().sequence;
+    match noted {
+        Some(ChainHead { sequence, time, .. }) if *sequence > end => Err(Failure::NotSo(format!(
+            "the newest records are missing from the journal of {agent}: it ends with record {end}, and record {sequence} \
+             was there at {time}, as the workspace's status has noted; its store was lost or rolled back, or somebody cut it off"
+        ))),
+        _ => Ok(()),
+    }
 }
 
 fn compare(agent: &str, replay: &Replay, count: u64, root: &str, output: Output) -> Result<(), Failure> {
@@ -113,9 +107,12 @@ pub(crate) async fn file(path: &Path, output: Output) -> Result<(), Failure> {
 /// Writes the journal as it is.
 pub(crate) async fn export(client: &mut Client, agent: &str) -> Result<(), Failure> {
     let mut records = Records::of(client.get(&format!("/v1/agents/{}/journal", segment(agent))).await?);
+    let progress = Progress::start("records", None, 0);
     while let Some(line) = records.next().await? {
         show::print_line(&line)?;
+        progress.step();
     }
+    progress.finish();
     Ok(())
 }
 
@@ -139,4 +136,26 @@ fn wrong(name: &str, mismatch: &Mismatch, output: Output) -> Failure {
         println!("{report}");
     }
     Failure::NotSo(format!("the journal of {name} is not sound: {mismatch}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_journal_that_was_cut_off_or_replaced_is_told_by_what_was_noted() {
+        let noted = |sequence: u64, link: &[u8]| -> ChainHead {
+            let link = rhizon_kernel::chain::Hash::of(&[link]);
+            let head = serde_json::json!({"agent": "a", "sequence": sequence, "link": link, "time": "noon"});
+            serde_json::from_value(head).unwrap()
+        };
+        let empty = Replay::default();
+        let cut = check_end("a", &empty, Some(&noted(3, b""))).unwrap_err();
+        assert!(cut.to_string().contains("the newest records are missing"), "{cut}");
+        assert_eq!(check_end("a", &empty, None), Ok(()));
+        assert_eq!(check_end("a", &empty, Some(&noted(0, b""))), Ok(()));
+        let other = check_noted(&empty, Some(&noted(0, b"other"))).unwrap_err();
+        assert_eq!(other.got, empty.tail().link.to_string());
+        assert_eq!(check_noted(&empty, Some(&noted(3, b"other"))), Ok(()));
+    }
 }

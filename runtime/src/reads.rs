@@ -1,8 +1,11 @@
 //! What a sidecar answers to people: status, states, histories and the journal, straight from its store.
 
+mod events;
+
 use bytes::{BufMut as _, Bytes, BytesMut};
 use rhizon_kernel::Head;
 use rhizon_kernel::chain::{self, Hash};
+use rhizon_kernel::record::NoRecord;
 use rhizon_kernel::subject::unescape;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -40,18 +43,25 @@ struct View<'a> {
 enum Refusal {
     #[error("the agent has no record of entity '{0}'")]
     NotFound(String),
+    #[error("the agent knows no event with the key {0}")]
+    UnknownEvent(Hash),
+    #[error("no open dead letter has the key {0}: it was dealt with, or there never was one")]
+    NoDeadLetter(Hash),
     #[error("the question is not understood: {0}")]
     BadQuestion(&'static str),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error("the journal is broken: {0}")]
+    Broken(#[from] NoRecord),
 }
 
 impl Refusal {
     fn code(&self) -> &'static str {
         match self {
-            Self::NotFound(_) => "not_found",
+            Self::NotFound(_) | Self::UnknownEvent(_) | Self::NoDeadLetter(_) => "not_found",
             Self::BadQuestion(_) => "bad_question",
             Self::Store(_) => "store",
+            Self::Broken(_) => "broken_journal",
         }
     }
 }
@@ -63,6 +73,8 @@ pub async fn answer(store: &impl EventStore, report: Report, verb: Verb, questio
         Verb::Entities => entities(store, question).await,
         Verb::Entity => entity(store, question).await,
         Verb::History | Verb::Journal => lines(store, verb, question).await,
+        Verb::Event => events::event(store, question).await,
+        Verb::Dead => events::dead(store, question).await,
     };
     answered.unwrap_or_else(|refusal| {
         let error = serde_json::json!({"error": {"code": refusal.code(), "detail": refusal.to_string()}});
@@ -175,9 +187,7 @@ fn ok(value: &impl Serialize) -> Reply {
 
 /// The verb and question of a request on `rq.<agent>.<verb>`.
 pub fn parse(subject: &str, payload: &[u8]) -> Option<(Verb, Question)> {
-    let verb = [Verb::Status, Verb::Entities, Verb::Entity, Verb::History, Verb::Journal]
-        .into_iter()
-        .find(|verb| subject.rsplit('.').next() == Some(verb.as_str()))?;
+    let verb = Verb::ALL.into_iter().find(|verb| subject.rsplit('.').next() == Some(verb.as_str()))?;
     let question = if payload.is_empty() { Question::default() } else { serde_json::from_slice(payload).ok()? };
     Some((verb, question))
 }

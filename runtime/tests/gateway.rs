@@ -77,7 +77,10 @@ impl World {
             issuers: vec![settings::Issuer { issuer: ISSUER.into(), jwks }],
             access: vec![access(CLERK)],
             limits: rhizon_kernel::Limits::default(),
-            agents: vec!["permits".into()],
+            agents: vec![settings::Agent {
+                name: "permits".into(),
+                subscribes: vec!["cmd.permit.record".parse().unwrap()],
+            }],
         };
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("settings.json");

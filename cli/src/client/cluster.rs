@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
-use kube::api::{Api, ListParams, PostParams};
+use kube::api::{Api, ApiResource, DynamicObject, ListParams, PostParams};
 use rhizon_api::settings::paths::GATEWAY_PORT;
 use rhizon_api::{RhizonWorkspace, labels};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -62,6 +62,14 @@ impl Cluster {
         let token = answer.status.map(|status| status.token).unwrap_or_default();
         let seconds = u64::try_from(answer.spec.expiration_seconds.unwrap_or(TOKEN_SECONDS)).unwrap_or(0);
         Ok((token, Duration::from_secs(seconds)))
+    }
+
+    /// The workspace's status as it stands there: it may say more than this version knows.
+    pub(super) async fn status(&self) -> Option<serde_json::Value> {
+        let kind = ApiResource::erase::<RhizonWorkspace>(&());
+        let workspaces: Api<DynamicObject> = Api::all_with(self.client.clone(), &kind);
+        let mut object = workspaces.get(&self.workspace).await.ok()?;
+        Some(object.data["status"].take())
     }
 
     /// A stream to a gateway pod, through the API server.

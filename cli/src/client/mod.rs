@@ -1,11 +1,12 @@
 //! A client of a workspace's gateway: where it is, who is calling, and one kept-alive connection.
 
 mod cluster;
+mod heads;
 
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HOST};
+use http::header::{AUTHORIZATION, HOST, HeaderName};
 use http::{Method, Request, Response, Uri};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
@@ -19,6 +20,7 @@ use tokio::task::JoinSet;
 use crate::args::Target;
 use crate::failure::{Failure, Problem};
 use cluster::Cluster;
+pub(crate) use heads::ChainHead;
 
 /// How long the gateway may take until its answer begins.
 const ANSWER_TIME: Duration = Duration::from_mins(1);
@@ -73,7 +75,7 @@ impl Client {
         &mut self,
         method: Method,
         path: &str,
-        content_type: &str,
+        headers: &[(HeaderName, &str)],
         body: Bytes,
     ) -> Result<Response<Incoming>, Failure> {
         self.renew_token().await?;
@@ -81,8 +83,8 @@ impl Client {
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, format!("Bearer {}", token.value));
         }
-        if !content_type.is_empty() {
-            request = request.header(CONTENT_TYPE, content_type);
+        for (name, value) in headers {
+            request = request.header(name, *value);
         }
         let request = request.body(Full::new(body)).map_err(|error| Failure::Usage(error.to_string()))?;
 
@@ -97,7 +99,7 @@ impl Client {
 
     /// What stands at a path; an answer that is no success is a failure.
     pub(crate) async fn get(&mut self, path: &str) -> Result<Response<Incoming>, Failure> {
-        let answer = self.send(Method::GET, path, "", Bytes::new()).await?;
+        let answer = self.send(Method::GET, path, &[], Bytes::new()).await?;
         if answer.status().is_success() { Ok(answer) } else { Err(problem(answer).await?.into()) }
     }
 
@@ -105,6 +107,12 @@ impl Client {
         let body = read(self.get(path).await?).await?;
         serde_json::from_slice(&body)
             .map_err(|error| Failure::Unreachable(format!("the gateway's answer is not understood: {error}")))
+    }
+
+    /// What the workspace's status says of the end of an agent's journal; nothing where there is no cluster, or no right to look.
+    pub(crate) async fn chain_head(&self, agent: &str) -> Option<ChainHead> {
+        let Way::Forward(cluster) = &self.way else { return None };
+        heads::of_agent(&cluster.status().await?, agent)
     }
 
     fn host(&self) -> &str {

@@ -68,6 +68,12 @@ impl Agent {
         &self.described.name
     }
 
+    /// As the gateway knows it.
+    pub(super) fn known(&self) -> rhizon_api::settings::Agent {
+        let subscribes = self.settings.kernel.subscribes.clone();
+        rhizon_api::settings::Agent { name: self.described.name.clone(), subscribes }
+    }
+
     pub(super) fn store(&self) -> SqliteStore {
         self.store.clone()
     }

@@ -118,9 +118,9 @@ fn gateway(
     agents: &[Agent],
     tracer: Tracer,
 ) -> Result<Gateway, Failure> {
-    let names = agents.iter().map(|agent| agent.name().to_owned()).collect();
+    let known = agents.iter().map(Agent::known).collect();
     let caller = manifest.caller(args.caller.as_deref())?;
-    let policy = Policy::local(manifest.workspace.clone(), caller, manifest.access.clone(), names);
+    let policy = Policy::local(manifest.workspace.clone(), caller, manifest.access.clone(), known);
     let readers: BTreeMap<_, _> =
         agents.iter().map(|agent| (agent.name().to_owned(), (agent.store(), agent.report()))).collect();
     Ok(Gateway {

@@ -4,20 +4,19 @@
 //! the events' ids see to it that none has a second effect.
 
 mod input;
-mod progress;
 mod resume;
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http::header::RETRY_AFTER;
-use http::{HeaderMap, Method};
+use http::header::{CONTENT_TYPE, HeaderName, RETRY_AFTER};
+use http::{HeaderMap, Method, StatusCode};
 
 use crate::args::{self, Output};
 use crate::client::{self, Client};
+use crate::event::Outcomes;
 use crate::failure::{Failure, Problem};
+use crate::progress::Progress;
 use input::{Batch, Lines};
-use progress::Progress;
 use resume::Mark;
 
 const BATCHED: &str = "application/cloudevents-batch+json";
@@ -32,11 +31,11 @@ pub(crate) async fn run(client: &mut Client, args: &args::Publish, output: Outpu
         mark.skip(&mut lines).await?;
     }
     client.reach().await?;
-    let progress = Progress::start(lines.total, mark.accepted);
+    let progress = Progress::start("events", lines.total, mark.accepted);
     let begun = Instant::now();
     let before = mark.accepted;
     let sent = tokio::select! {
-        sent = send_all(client, &mut lines, &mut mark, &progress, args) => sent,
+        sent = send_all(client, &mut lines, &mut mark, &progress, args, output) => sent,
         _ = tokio::signal::ctrl_c() => Err(Failure::Interrupted("interrupted".to_owned())),
     };
     progress.finish();
@@ -56,26 +55,36 @@ async fn send_all(
     mark: &mut Mark,
     progress: &Progress,
     args: &args::Publish,
+    output: Output,
 ) -> Result<(), Failure> {
-    while let Some(batch) = lines.batch(usize::from(args.batch)).await? {
-        send(client, &batch, progress, args.patience).await?;
+    let size = if args.wait.is_some() { 1 } else { usize::from(args.batch) };
+    while let Some(batch) = lines.batch(size).await? {
+        let outcome = send(client, &batch, progress, args).await?;
         mark.advance(&batch)?;
+        if args.wait.is_some() {
+            progress.suspend(|| say_outcome(&batch, outcome, output))?;
+        }
         progress.set(mark.accepted);
     }
     Ok(())
 }
 
-/// Sends one batch, and again for as long as there is hope.
-async fn send(client: &mut Client, batch: &Batch, progress: &Progress, patience: Duration) -> Result<(), Failure> {
+/// Sends one batch, and again for as long as there is hope. Answers what became of its event, if somebody waited for that.
+async fn send(
+    client: &mut Client,
+    batch: &Batch,
+    progress: &Progress,
+    args: &args::Publish,
+) -> Result<Option<Outcomes>, Failure> {
     let since = Instant::now();
     let mut pause = Duration::from_millis(200);
     loop {
-        let (failure, asked) = match attempt(client, batch.body()).await {
-            Ok(()) => return Ok(()),
+        let (failure, asked) = match attempt(client, batch, args.wait).await {
+            Ok(outcomes) => return Ok(outcomes),
             Err(Attempt::Final(problem)) => return Err(name_line(problem, batch)),
             Err(Attempt::Again(failure, asked)) => (failure, asked),
         };
-        if since.elapsed() >= patience {
+        if since.elapsed() >= args.patience {
             return Err(failure);
         }
         progress.waiting(&failure);
@@ -90,12 +99,18 @@ enum Attempt {
     Final(Problem),
 }
 
-async fn attempt(client: &mut Client, body: Bytes) -> Result<(), Attempt> {
+async fn attempt(client: &mut Client, batch: &Batch, wait: Option<u8>) -> Result<Option<Outcomes>, Attempt> {
     let again = |failure| Attempt::Again(failure, None);
-    let answer = client.send(Method::POST, "/v1/events", BATCHED, body).await.map_err(again)?;
-    if answer.status().is_success() {
-        client::read(answer).await.map_err(again)?;
-        return Ok(());
+    let preference = wait.map(|seconds| format!("wait={seconds}"));
+    let headers = match &preference {
+        Some(wait) => vec![(CONTENT_TYPE, BATCHED), (HeaderName::from_static("prefer"), wait.as_str())],
+        None => vec![(CONTENT_TYPE, BATCHED)],
+    };
+    let answer = client.send(Method::POST, "/v1/events", &headers, batch.body()).await.map_err(again)?;
+    let status = answer.status();
+    if status.is_success() {
+        let body = client::read(answer).await.map_err(again)?;
+        return Ok(Some(body).filter(|_| status == StatusCode::OK).and_then(|body| serde_json::from_slice(&body).ok()));
     }
     let asked = pause_asked(answer.headers());
     let problem = client::problem(answer).await.map_err(again)?;
@@ -116,6 +131,18 @@ fn name_line(problem: Problem, batch: &Batch) -> Failure {
             Problem { field: Some(format!("line {line}{}", rest.replacen('.', ": ", 1))), ..problem }.into()
         }
         None => problem.into(),
+    }
+}
+
+/// What became of the one event of a batch.
+fn say_outcome(batch: &Batch, outcomes: Option<Outcomes>, output: Output) -> Result<(), Failure> {
+    match outcomes {
+        Some(outcomes) => outcomes.print(output),
+        None if output == Output::Json => Ok(()),
+        None => {
+            println!("line {}: accepted; nothing became of it in time", batch.line(0).unwrap_or_default());
+            Ok(())
+        }
     }
 }
 
@@ -187,9 +214,10 @@ mod tests {
         let (mut client, played) = gateway(answers).await;
         let mut lines = Lines::of(b"1\n2\n");
         let batch = lines.batch(2).await.unwrap().unwrap();
-        let progress = Progress::start(None, 0);
-        send(&mut client, &batch, &progress, Duration::from_mins(1)).await.unwrap();
-        let wrong = send(&mut client, &batch, &progress, Duration::from_mins(1)).await.unwrap_err();
+        let progress = Progress::start("events", None, 0);
+        let args = args::Publish::of_file(std::path::Path::new("-"));
+        send(&mut client, &batch, &progress, &args).await.unwrap();
+        let wrong = send(&mut client, &batch, &progress, &args).await.err().unwrap();
         assert_eq!((wrong.code(), wrong.to_string().as_str()), (2, "no (HTTP 400)"));
         assert_eq!(played.await.unwrap(), ["[1,2]"; 4]);
     }
@@ -198,7 +226,8 @@ mod tests {
     async fn patience_has_an_end() {
         let (mut client, _) = gateway(&["HTTP/1.1 503 Away\r\ncontent-length: 0\r\n\r\n"]).await;
         let batch = Lines::of(b"1\n").batch(1).await.unwrap().unwrap();
-        let failure = send(&mut client, &batch, &Progress::start(None, 0), Duration::ZERO).await.unwrap_err();
+        let args = args::Publish { patience: Duration::ZERO, ..args::Publish::of_file(std::path::Path::new("-")) };
+        let failure = send(&mut client, &batch, &Progress::start("events", None, 0), &args).await.err().unwrap();
         assert_eq!(failure.code(), 3);
     }
 

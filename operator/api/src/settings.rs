@@ -119,7 +119,15 @@ pub struct Gateway {
     pub issuers: Vec<Issuer>,
     pub access: Vec<Access>,
     pub limits: Limits,
-    pub agents: Vec<String>,
+    pub agents: Vec<Agent>,
+}
+
+/// An agent, as the gateway knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Agent {
+    pub name: String,
+    pub subscribes: Vec<TypePattern>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -200,14 +208,30 @@ pub fn kernel_config(workspace: &str, agent: &str, spec: &RhizonAgentSpec) -> Re
             rule.r#type.parse().map_err(|why| Error::Type { field, why: format!("{why}") })?;
         Ok(Rule { event_type, roles: rule.roles.clone() })
     });
+    let subscribes = parse_types::<TypePattern>("spec.subscribes", &spec.subscribes)?;
+    let publishes = parse_types::<EventType>("spec.publishes", &spec.publishes)?;
+    refuse_control("spec.subscribes", subscribes.iter().map(TypePattern::is_control))?;
+    refuse_control("spec.publishes", publishes.iter().map(EventType::is_control))?;
     Ok(Config {
         workspace: workspace.to_owned(),
         agent: agent.to_owned(),
-        subscribes: parse_types::<TypePattern>("spec.subscribes", &spec.subscribes)?,
-        publishes: parse_types::<EventType>("spec.publishes", &spec.publishes)?,
+        subscribes,
+        publishes,
         authorization: authorization.collect::<Result<_, Error>>()?,
         limits: Limits::default(),
     })
+}
+
+/// Commands to a sidecar come from people, through the gateway.
+fn refuse_control(field: &str, are_control: impl Iterator<Item = bool>) -> Result<(), Error> {
+    match are_control.into_iter().position(|is_control| is_control) {
+        None => Ok(()),
+        Some(index) => {
+            let why = "types that begin with 'ctl.' are commands to Rhizon, which no agent sends or gets; \
+                       use cmd.<noun>.<verb> or evt.<noun>.<past tense>";
+            Err(Error::Type { field: format!("{field}[{index}]"), why: why.to_owned() })
+        }
+    }
 }
 
 impl Sidecar {
@@ -367,5 +391,14 @@ mod tests {
             serde_json::to_value(&settings.shards[0].store).unwrap(),
             json!({"kind": "postgres", "urlFile": "/etc/rhizon/store/url", "schema": "rhizon_a_1_0"})
         );
+    }
+
+    #[test]
+    fn no_agent_sends_or_gets_commands_to_rhizon() {
+        for field in ["subscribes", "publishes"] {
+            let steering = spec(&json!({field: ["cmd.permit.record", "ctl.dead.drop"]}));
+            let error = Sidecar::from_agent("permits", "ledger", &steering).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("spec.{field}[1]: types that begin with 'ctl.'")), "{error}");
+        }
     }
 }

@@ -211,7 +211,9 @@ pub struct Access {
     #[serde(default)]
     #[schemars(length(max = 32))]
     pub roles: Vec<String>,
-    /// Types that the caller may send; `*` may stand for the second and the third part.
+    /// Types that the caller may send; `*` may stand for the second and the third part. Commands to Rhizon are granted with
+    /// their noun spelled out: `ctl.dead.redrive`, `ctl.dead.drop` or `ctl.dead.*` for dead letters, `ctl.timer.cancel` for
+    /// events that are not due yet. `ctl.*.*` grants none.
     #[serde(default)]
     #[schemars(length(max = 64))]
     pub send: Vec<String>,

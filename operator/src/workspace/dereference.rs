@@ -5,16 +5,23 @@ use crate::{
     context::Context,
 };
 use k8s_openapi::api::core::v1::{Namespace, Secret};
-use kube::{Api, Client, api::ListParams};
-use rhizon_api::{RhizonAgent, RhizonWorkspace, settings::Issuer};
+use kube::{
+    Api, Client,
+    api::{ApiResource, DynamicObject, ListParams},
+};
+use rhizon_api::{
+    RhizonAgent, RhizonWorkspace,
+    settings::{Agent, Issuer},
+};
+use rhizon_kernel::TypePattern;
 
 pub struct Inputs {
     /// The namespace of that name, ours or not.
     pub namespace: Option<Namespace>,
     /// Another, older workspace that wants the same namespace.
     pub rival: Option<String>,
-    /// Names of the workspace's agents, sorted.
-    pub agents: Vec<String>,
+    /// The workspace's agents, sorted by name.
+    pub agents: Vec<Agent>,
     /// The cluster's own token issuer.
     pub issuer: Issuer,
     pub gateway_secret: Option<Secret>,
@@ -37,18 +44,25 @@ pub async fn dereference(workspace: &RhizonWorkspace, context: &Context) -> Resu
     })
 }
 
-async fn agents(client: &Client, namespace: &str) -> Result<Vec<String>, Error> {
-    let api = Api::<RhizonAgent>::namespaced(client.clone(), namespace);
-    let agents = api.list_metadata(&ListParams::default()).await;
+/// Read field by field, so that one object that cannot be decoded keeps nobody else from the gateway.
+async fn agents(client: &Client, namespace: &str) -> Result<Vec<Agent>, Error> {
+    let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &ApiResource::erase::<RhizonAgent>(&()));
+    let agents = api.list(&ListParams::default()).await;
     let agents = agents.map_err(|e| Error::new("listing", format!("agents of {namespace}"), e))?;
-    let mut names: Vec<String> = agents
+    let mut known: Vec<Agent> = agents
         .items
         .into_iter()
         .filter(|agent| agent.metadata.deletion_timestamp.is_none())
-        .filter_map(|agent| agent.metadata.name)
+        .filter_map(|agent| Some(Agent { subscribes: subscribes(&agent.data["spec"]), name: agent.metadata.name? }))
         .collect();
-    names.sort();
-    Ok(names)
+    known.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(known)
+}
+
+/// A type that is none is the agent's problem, and said in its status.
+fn subscribes(spec: &serde_json::Value) -> Vec<TypePattern> {
+    let types = spec["subscribes"].as_array().into_iter().flatten();
+    types.filter_map(|text| text.as_str()?.parse().ok()).collect()
 }
 
 fn rival(workspace: &RhizonWorkspace, context: &Context) -> Option<String> {

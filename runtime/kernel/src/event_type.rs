@@ -34,7 +34,7 @@ impl EventType {
     }
 
     pub fn is_control(&self) -> bool {
-        self.0.split('.').next() == Some(CONTROL)
+        is_control(&self.0)
     }
 }
 
@@ -44,7 +44,12 @@ impl TypePattern {
     }
 
     pub fn is_control(&self) -> bool {
-        self.0.split('.').next() == Some(CONTROL)
+        is_control(&self.0)
+    }
+
+    /// Whether the second token is spelled out.
+    pub fn names_noun(&self) -> bool {
+        self.0.split('.').nth(1) != Some("*")
     }
 
     pub fn matches(&self, event_type: &str) -> bool {
@@ -57,6 +62,10 @@ impl TypePattern {
     pub fn covers(&self, other: &TypePattern) -> bool {
         self.0.split('.').zip(other.0.split('.')).all(|(own, theirs)| own == "*" || own == theirs)
     }
+}
+
+pub(crate) fn is_control(event_type: &str) -> bool {
+    event_type.split('.').next() == Some(CONTROL)
 }
 
 fn check(given: &str, wildcards: bool) -> Result<(), InvalidType> {

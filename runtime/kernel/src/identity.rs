@@ -18,6 +18,17 @@ pub fn output_id(cause: &Hash, agent: &str, index: usize) -> String {
     Uuid::new_v5(&NAMESPACE, &name.0).to_string()
 }
 
+/// The id of the event that a dead letter becomes when somebody sends it again: from the dead event's key and the agent.
+pub fn redrive_id(dead: &Hash, agent: &str) -> String {
+    Uuid::new_v5(&NAMESPACE, &prefixed(&[b"redrive", &dead.0, agent.as_bytes()]).0).to_string()
+}
+
+/// The id of a control command: given twice, it is the same command.
+pub fn control_id(event_type: &str, agent: &str, about: &Hash) -> String {
+    let name = prefixed(&[b"control", event_type.as_bytes(), agent.as_bytes(), &about.0]);
+    Uuid::new_v5(&NAMESPACE, &name.0).to_string()
+}
+
 /// The correlation id of an event that came with none.
 pub fn correlation_id(key: &Hash) -> String {
     Uuid::new_v5(&NAMESPACE, &prefixed(&[b"correlation", &key.0]).0).to_string()
@@ -40,5 +51,7 @@ mod tests {
         assert_eq!(output_id(&key, "permits", 0), output_id(&key, "permits", 0));
         assert_ne!(output_id(&key, "permits", 0), output_id(&key, "permits", 1));
         assert_ne!(output_id(&key, "permits", 0), correlation_id(&key));
+        assert_ne!(redrive_id(&key, "permits"), redrive_id(&key, "ledger"));
+        assert_ne!(control_id("ctl.dead.drop", "permits", &key), control_id("ctl.dead.redrive", "permits", &key));
     }
 }

@@ -59,6 +59,12 @@ impl Subject {
     }
 }
 
+impl Subject {
+    pub fn is_control(&self) -> bool {
+        crate::event_type::is_control(&self.event_type)
+    }
+}
+
 impl std::fmt::Display for Subject {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.target {

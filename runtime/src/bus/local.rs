@@ -152,8 +152,9 @@ pub struct LocalBus {
 impl LocalBus {
     fn is_for_us(&self, message: &Message) -> bool {
         subject::Subject::parse(&message.subject).is_ok_and(|subject| {
-            subject.target.as_deref().is_none_or(|target| target == self.agent)
-                && self.subscribes.iter().any(|pattern| pattern.matches(&subject.event_type))
+            let is_ours = subject.target.as_deref().is_none_or(|target| target == self.agent);
+            let is_control = subject.target.is_some() && subject.publisher == subject::GATEWAY && subject.is_control();
+            is_ours && (is_control || self.subscribes.iter().any(|pattern| pattern.matches(&subject.event_type)))
         })
     }
 }

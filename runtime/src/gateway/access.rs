@@ -7,8 +7,9 @@ use rhizon_kernel::EventType;
 
 use super::auth::Identity;
 
-/// Sources with this beginning are agents' own; no entry can give them away.
-const RESERVED_SOURCE: &str = rhizon_kernel::config::RESERVED_SOURCE;
+/// Sources with these beginnings are agents' own, and the gateway's; no entry can give them away.
+const AGENTS_SOURCE: &str = rhizon_kernel::config::RESERVED_SOURCE;
+const GATEWAYS_SOURCE: &str = "/gateway/";
 
 /// The entries of one caller.
 #[derive(Debug, Clone)]
@@ -24,8 +25,12 @@ pub(super) enum AccessError {
     Type { actor: String, event_type: String },
     #[error("'{actor}' may not send events of the source '{source_uri}'")]
     Source { actor: String, source_uri: String },
-    #[error("sources that begin with '{RESERVED_SOURCE}' belong to agents")]
+    #[error(
+        "sources that begin with '{AGENTS_SOURCE}' belong to agents, and those with '{GATEWAYS_SOURCE}' to the gateway"
+    )]
     ReservedSource,
+    #[error("'{actor}' may not command '{command}'; name it in the send of its spec.gateway.access, not as ctl.*.…")]
+    Command { actor: String, command: String },
     #[error("'{0}' may not read in this workspace")]
     Read(String),
 }
@@ -36,7 +41,7 @@ impl AccessError {
         match self {
             Self::Type { .. } => Some("type"),
             Self::Source { .. } | Self::ReservedSource => Some("source"),
-            Self::Stranger(_) | Self::Read(_) => None,
+            Self::Stranger(_) | Self::Read(_) | Self::Command { .. } => None,
         }
     }
 }
@@ -51,7 +56,7 @@ impl<'a> Rights<'a> {
 
     /// The roles that an event of this type and source carries: of the entries that allow both, and no others.
     pub(super) fn send(&self, actor: &str, event_type: &EventType, source: &str) -> Result<Vec<String>, AccessError> {
-        if source.starts_with(RESERVED_SOURCE) {
+        if source.starts_with(AGENTS_SOURCE) || source.starts_with(GATEWAYS_SOURCE) {
             return Err(AccessError::ReservedSource);
         }
         let mut of_type = self.entries.iter().filter(|entry| may_send(entry, event_type)).peekable();
@@ -62,13 +67,29 @@ impl<'a> Rights<'a> {
         if allowing.peek().is_none() {
             return Err(AccessError::Source { actor: actor.to_owned(), source_uri: source.to_owned() });
         }
-        Ok(allowing.flat_map(|entry| entry.roles.iter().cloned()).collect::<BTreeSet<_>>().into_iter().collect())
+        Ok(roles(allowing))
+    }
+
+    /// The roles with which a command to a sidecar is given. Only an entry that spells out its noun allows it.
+    pub(super) fn command(&self, actor: &str, command: &EventType) -> Result<Vec<String>, AccessError> {
+        let names = |entry: &&&Access| {
+            entry.send.iter().any(|pattern| pattern.names_noun() && pattern.matches(command.as_str()))
+        };
+        let mut allowing = self.entries.iter().filter(names).peekable();
+        if allowing.peek().is_none() {
+            return Err(AccessError::Command { actor: actor.to_owned(), command: command.to_string() });
+        }
+        Ok(roles(allowing))
     }
 
     /// May read states, histories and journals.
     pub(super) fn read(&self, actor: &str) -> Result<(), AccessError> {
         if self.entries.iter().any(|entry| entry.read) { Ok(()) } else { Err(AccessError::Read(actor.to_owned())) }
     }
+}
+
+fn roles<'a>(entries: impl Iterator<Item = &'a &'a Access>) -> Vec<String> {
+    entries.flat_map(|entry| entry.roles.iter().cloned()).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 fn may_send(entry: &Access, event_type: &EventType) -> bool {
@@ -136,6 +157,20 @@ mod tests {
         let rights = Rights::of(&caller("clerk"), &entries).unwrap();
         let posing = send(&rights, "evt.permit.recorded", "/rhizon/permits/agents/permits");
         assert_eq!(posing, Err(AccessError::ReservedSource));
+        let control = send(&rights, "evt.permit.recorded", "/gateway/control");
+        assert_eq!(control, Err(AccessError::ReservedSource));
+    }
+
+    #[test]
+    fn commands_are_granted_by_their_noun() {
+        let may = |send: &str, command: &str| {
+            let entries = [access("clerk", &["clerk"], send, &["/"], false)];
+            let rights = Rights::of(&caller("clerk"), &entries).unwrap();
+            rights.command("me", &command.parse().unwrap()).is_ok()
+        };
+        assert!(may("ctl.dead.*", "ctl.dead.drop") && may("ctl.timer.cancel", "ctl.timer.cancel"));
+        assert!(!may("ctl.*.*", "ctl.dead.drop") && !may("ctl.*.drop", "ctl.dead.drop"));
+        assert!(!may("ctl.dead.redrive", "ctl.dead.drop") && !may("cmd.*.*", "ctl.dead.drop"));
     }
 
     #[test]

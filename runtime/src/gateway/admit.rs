@@ -6,6 +6,8 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
+use rhizon_api::settings::Agent;
+use rhizon_kernel::chain::Hash;
 use rhizon_kernel::identity::{correlation_id, dedup_key};
 use rhizon_kernel::subject::{GATEWAY, Subject};
 use rhizon_kernel::{Envelope, Limits};
@@ -19,12 +21,23 @@ use crate::telemetry::TraceContext;
 /// How far a caller's clock may be ahead.
 const FUTURE_SKEW: Duration = Duration::from_mins(1);
 
+/// How far ahead a timer may be: ten years, of which two or three are leap years.
+const FARTHEST_TIMER: Duration = Duration::from_hours(24 * 3653);
+
 /// What the events of a request are judged by.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rules<'a> {
     pub workspace: &'a str,
-    pub agents: &'a [String],
+    pub agents: &'a [Agent],
     pub limits: &'a Limits,
+}
+
+/// An event that may be published.
+#[derive(Debug)]
+pub(super) struct Admitted {
+    pub message: Outgoing,
+    /// Of what agents decide on.
+    pub digest: Hash,
 }
 
 /// The message for one event, or why there is none. `trace` is the request's own trace context.
@@ -35,7 +48,7 @@ pub(super) fn admit(
     rules: &Rules,
     trace: &TraceContext,
     now: Timestamp,
-) -> Result<Outgoing, Problem> {
+) -> Result<Admitted, Problem> {
     check_attributes(&event, rules, now)?;
     let granted = rights.send(&identity.actor, &event.event_type, &event.source).map_err(|error| refusal(&error))?;
 
@@ -56,13 +69,18 @@ pub(super) fn admit(
         return Err(Problem::too_large(detail));
     }
     let subject = Subject::new(GATEWAY, &event.event_type, &event.subject, event.target.as_deref());
-    Ok(Outgoing { subject: subject.to_string(), key, payload: payload.into() })
+    let digest = Hash::of(&[&event.to_decided_json()]);
+    Ok(Admitted { message: Outgoing { subject: subject.to_string(), key, payload: payload.into() }, digest })
 }
 
 /// What a client may not say, since the gateway or the runtime says it.
 fn check_attributes(event: &Envelope, rules: &Rules, now: Timestamp) -> Result<(), Problem> {
     let refuse = |field: &str, why: String| Err(Problem::invalid("attribute_refused", field, why));
     let added = [("actor", event.actor.is_some()), ("roles", !event.roles.is_empty()), ("depth", event.depth > 0)];
+    if event.event_type.is_control() {
+        let why = "commands to Rhizon are no events; /v1/agents/{agent}/dead and DELETE /v1/events take them";
+        return refuse("type", why.to_owned());
+    }
     if let Some((field, _)) = added.iter().find(|(_, given)| *given) {
         return refuse(field, format!("the attribute '{field}' is set by Rhizon; leave it out"));
     }
@@ -72,11 +90,11 @@ fn check_attributes(event: &Envelope, rules: &Rules, now: Timestamp) -> Result<(
     if event.time.is_some_and(|time| time > now + FUTURE_SKEW) {
         return refuse("time", format!("the time is more than {} s in the future", FUTURE_SKEW.as_secs()));
     }
-    if event.deliverat.is_some() {
-        return refuse("deliverat", "timers are not supported by this version".to_owned());
+    if event.deliverat.is_some_and(|due| due > now + FARTHEST_TIMER) {
+        return refuse("deliverat", "the time is more than 10 years ahead".to_owned());
     }
     match &event.target {
-        Some(target) if !rules.agents.contains(target) => refuse(
+        Some(target) if !rules.agents.iter().any(|agent| agent.name == *target) => refuse(
             "target",
             format!("the gateway knows no agent '{target}'; a new one is known to it within two minutes"),
         ),
@@ -111,7 +129,8 @@ mod tests {
     }
 
     fn try_admit(patch: &str) -> Result<Outgoing, Problem> {
-        let (access, limits, agents) = (access(), Limits::default(), ["permits".to_owned()]);
+        let agents = [Agent { name: "permits".into(), subscribes: vec![] }];
+        let (access, limits) = (access(), Limits::default());
         let rules = Rules { workspace: "permits", agents: &agents, limits: &limits };
         let text = format!(
             r#"{{"specversion":"1.0","id":"1","type":"cmd.permit.record","subject":"case 1"{patch},"data":{{"a":1}}}}"#
@@ -128,6 +147,7 @@ mod tests {
             &TraceContext { traceparent: Some("00-t-p-01".into()), tracestate: None },
             "2026-01-01T00:00:00Z".parse().unwrap(),
         )
+        .map(|admitted| admitted.message)
     }
 
     #[test]
@@ -162,13 +182,15 @@ mod tests {
             ("depth", r#","depth":1"#),
             ("workspace", r#","workspace":"other""#),
             ("target", r#","target":"nobody""#),
-            ("deliverat", r#","deliverat":"2027-01-01T00:00:00Z""#),
+            ("deliverat", r#","deliverat":"2036-01-03T00:00:00Z""#),
             ("time", r#","time":"2026-01-01T00:01:01Z""#),
         ] {
             let problem = try_admit(patch).unwrap_err();
             assert_eq!((problem.status.as_u16(), problem.field.as_deref()), (400, Some(field)), "{patch}");
         }
-        assert!(try_admit(r#","time":"2026-01-01T00:00:59Z""#).is_ok());
+        for patch in [r#","time":"2026-01-01T00:00:59Z""#, r#","deliverat":"2036-01-01T00:00:00Z""#] {
+            assert!(try_admit(patch).is_ok(), "{patch}");
+        }
     }
 
     #[test]

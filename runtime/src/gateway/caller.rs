@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use super::access::Rights;
 use super::auth::{Authenticator, Identity};
+use super::control::Command;
 use super::policy::Policy;
 use super::problem::Problem;
 
@@ -38,8 +39,24 @@ impl Caller {
         if is_agent_name(agent) { Ok(()) } else { Err(self.no_such_agent(agent)) }
     }
 
+    /// The roles with which the caller commands an agent's sidecar.
+    pub(super) fn may_command(&self, command: Command) -> Result<Vec<String>, Problem> {
+        let roles = self.rights()?.command(&self.identity.actor, &command.event_type());
+        roles.map_err(|error| Problem::forbidden(error.to_string()))
+    }
+
+    /// The agents to ask: all that are known, or the one that is meant.
+    pub(super) fn agents(&self, only: Option<&str>) -> Result<Vec<String>, Problem> {
+        match only {
+            None => Ok(self.policy.agents.iter().map(|agent| agent.name.clone()).collect()),
+            Some(agent) if is_agent_name(agent) => Ok(vec![agent.to_owned()]),
+            Some(agent) => Err(self.no_such_agent(agent)),
+        }
+    }
+
     pub(super) fn no_such_agent(&self, agent: &str) -> Problem {
-        let known = self.policy.agents.join(", ");
+        let known: Vec<&str> = self.policy.agents.iter().map(|agent| agent.name.as_str()).collect();
+        let known = known.join(", ");
         Problem::not_found(format!("there is no agent '{agent}' in this workspace; it has: {known}"))
     }
 }

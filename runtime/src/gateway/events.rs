@@ -9,13 +9,16 @@ use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use opentelemetry::KeyValue;
 use opentelemetry::trace::SpanKind;
+use rhizon_kernel::Envelope;
 
 use super::App;
-use super::admit::admit;
+use super::admit::{Admitted, admit};
 use super::caller::Caller;
 use super::ingest::{self, BODY_BYTES};
+use super::outcomes::{Awaited, preferred_wait};
 use super::problem::Problem;
 use super::publish::PublishError;
+use super::recent::Reused;
 use crate::telemetry::TraceContext;
 
 /// How long a client may take to send its body.
@@ -34,10 +37,7 @@ pub(super) async fn post(
     body: Body,
 ) -> Result<Response, Problem> {
     let rights = caller.rights()?;
-    if let Some(fill) = app.capacity.over_threshold() {
-        let detail = format!("its stream is {fill} % full; agents have to catch up, or events have to be purged");
-        return Err(Problem::too_many(detail, FULL_PAUSE));
-    }
+    refuse_when_full(&app)?;
     let body = read_body(body).await?;
 
     let rules = caller.policy().rules();
@@ -45,21 +45,48 @@ pub(super) async fn post(
     let attributes = vec![KeyValue::new("messaging.batch.message_count", request.events.len().to_string())];
     let mut span = app.tracer.start("publish".to_owned(), SpanKind::Server, &trace_context(&headers), attributes);
     let now = Timestamp::now();
-    let mut messages = Vec::with_capacity(request.events.len());
+    let awaited = awaited(&caller, &headers, &request.events);
+    let place = |index: usize, problem: Problem| {
+        if request.batched { problem.within(&format!("[{index}]")) } else { problem }
+    };
+    let (mut messages, mut identities) = (Vec::new(), Vec::new());
     for (index, event) in request.events.into_iter().enumerate() {
-        let message = admit(event, &caller.identity, &rights, &rules, span.context(), now)
-            .map_err(|problem| if request.batched { problem.within(&format!("[{index}]")) } else { problem })?;
+        let Admitted { message, digest } = admit(event, &caller.identity, &rights, &rules, span.context(), now)
+            .map_err(|problem| place(index, problem))?;
+        identities.push((message.key, digest));
         messages.push(message);
     }
 
     let accepted = messages.len();
+    let new = app.recent.claim(&identities).map_err(|Reused { index }| place(index, Problem::id_reused()))?;
     if accepted > 0 {
-        app.queue.publish(messages).await.map_err(|error| refusal(&error))?;
+        app.queue.publish(messages).await.map_err(|error| {
+            app.recent.release(&new);
+            refusal(&error)
+        })?;
         app.metrics.accepted(accepted);
     }
     span.outcome("accepted");
+    if let Some(awaited) = awaited
+        && let Some(outcomes) = awaited.outcomes(app.reader.as_ref()).await
+    {
+        return Ok(outcomes);
+    }
     let answer = format!(r#"{{"accepted":{accepted}}}"#);
     Ok((StatusCode::ACCEPTED, [(CONTENT_TYPE, "application/json")], answer).into_response())
+}
+
+/// A single event whose outcomes the client would like to wait for, and may read.
+fn awaited(caller: &Caller, headers: &HeaderMap, events: &[Envelope]) -> Option<Awaited> {
+    let ([event], Ok(())) = (events, caller.may_read()) else { return None };
+    preferred_wait(headers).map(|wait| Awaited::new(event, &caller.policy().agents, wait))
+}
+
+/// The last part of the stream is kept for agents, so that it can drain.
+pub(super) fn refuse_when_full(app: &App) -> Result<(), Problem> {
+    let Some(fill) = app.capacity.over_threshold() else { return Ok(()) };
+    let detail = format!("its stream is {fill} % full; agents have to catch up, or events have to be purged");
+    Err(Problem::too_many(detail, FULL_PAUSE))
 }
 
 async fn read_body(body: Body) -> Result<bytes::Bytes, Problem> {
@@ -78,7 +105,7 @@ fn is_too_large(error: &axum::Error) -> bool {
 }
 
 /// The request's trace context, if it is one (W3C Trace Context, version 00).
-fn trace_context(headers: &HeaderMap) -> TraceContext {
+pub(super) fn trace_context(headers: &HeaderMap) -> TraceContext {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let Some(parent) = text("traceparent").filter(|parent| is_trace_parent(parent)) else {
         return TraceContext::default();
@@ -93,7 +120,7 @@ fn is_trace_parent(text: &str) -> bool {
     lengths == [2, 32, 16, 2] && is_hex
 }
 
-fn refusal(error: &PublishError) -> Problem {
+pub(super) fn refusal(error: &PublishError) -> Problem {
     match error {
         PublishError::Full(_) => Problem::too_many(error.to_string(), FULL_PAUSE),
         PublishError::Refused(_) => Problem::too_large(error.to_string()),

@@ -3,9 +3,10 @@
 //! ```text
 //!  POST /v1/events ──▶ caller ──▶ ingest ──▶ admit ──▶ publish ──▶ EVENTS          GET … ──▶ caller ──▶ reads ──▶ sidecar
 //!                      (auth)    (parse)   (decide)   (batches)                            (auth, access)
+//!  POST, DELETE … ──▶ caller ──▶ commands ──▶ reads ──▶ control ──▶ publish ──▶ EVENTS, for one agent's sidecar
 //! ```
 //!
-//! `auth`, `access`, `ingest` and `admit` are functions of values. What is behind the gateway comes in through two ports,
+//! `auth`, `access`, `ingest`, `admit` and `control` are functions of values. What is behind the gateway comes in through two ports,
 //! [`Publisher`] and [`Reader`], so that it is the same in a cluster and in `rhizon dev`.
 
 mod access;
@@ -14,15 +15,20 @@ mod auth;
 mod caller;
 mod capacity;
 pub mod cluster;
+mod commands;
+mod control;
 mod events;
 mod ingest;
 pub mod local;
 mod metrics;
+mod outcome;
+mod outcomes;
 pub mod policy;
 mod problem;
 mod publish;
 mod reader;
 mod reads;
+mod recent;
 mod signature;
 
 use std::io;
@@ -42,11 +48,13 @@ use self::capacity::Capacity;
 use crate::telemetry::Tracer;
 
 pub use self::metrics::Metrics;
+pub use self::outcome::{Outcome, Sent, WAITING};
 pub use self::policy::Policy;
 pub use self::publish::{PublishError, Publisher, Usage};
 pub use self::reader::{After, Question, ReadError, Reader, Reply, Verb};
 use problem::Problem;
 use publish::Queue;
+use recent::Recent;
 
 /// How long requests that are under way may take when the gateway stops.
 const STOP_TIME: Duration = Duration::from_secs(10);
@@ -65,6 +73,7 @@ struct App {
     policy: watch::Receiver<Arc<Policy>>,
     queue: Queue,
     capacity: Capacity,
+    recent: Recent,
     reader: Arc<dyn Reader>,
     metrics: Metrics,
     tracer: Tracer,
@@ -92,7 +101,7 @@ impl Gateway {
         tasks.spawn(batcher);
         tasks.spawn(capacity.clone().follow(publisher));
 
-        let routes = routes(App { policy, queue, capacity, reader, metrics, tracer });
+        let routes = routes(App { policy, queue, capacity, recent: Recent::default(), reader, metrics, tracer });
         let listener = listener.tap_io(|stream| {
             // Without the option an answer only leaves later.
             let _ = stream.set_nodelay(true);
@@ -110,13 +119,16 @@ impl Gateway {
 
 fn routes(app: App) -> Router {
     Router::new()
-        .route("/v1/events", post(events::post))
+        .route("/v1/events", post(events::post).get(outcomes::get).delete(commands::cancel))
         .route("/v1/agents", get(reads::agents))
         .route("/v1/agents/{agent}", get(reads::agent))
         .route("/v1/agents/{agent}/entities", get(reads::entities))
         .route("/v1/agents/{agent}/entities/{entity}", get(reads::entity))
         .route("/v1/agents/{agent}/entities/{entity}/history", get(reads::history))
         .route("/v1/agents/{agent}/journal", get(reads::journal))
+        .route("/v1/agents/{agent}/dead", get(reads::dead))
+        .route("/v1/agents/{agent}/dead/{key}", get(reads::dead_letter).delete(commands::drop))
+        .route("/v1/agents/{agent}/dead/{key}/redrive", post(commands::redrive))
         .fallback(async || Problem::not_found("there is nothing at this path; the API begins with /v1/"))
         .method_not_allowed_fallback(async || Problem::method_not_allowed())
         .layer(middleware::from_fn_with_state(app.metrics.clone(), metrics::count))

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rhizon_api::settings::{self, Access};
+use rhizon_api::settings::{self, Access, Agent};
 use rhizon_kernel::Limits;
 use tokio::sync::watch;
 
@@ -21,7 +21,7 @@ pub struct Policy {
     pub authenticator: Authenticator,
     pub access: Vec<Access>,
     pub limits: Limits,
-    pub agents: Vec<String>,
+    pub agents: Vec<Agent>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +47,7 @@ impl Policy {
     }
 
     /// Every caller is the one of this access entry: for a loopback address only.
-    pub fn local(workspace: String, caller: &Access, access: Vec<Access>, agents: Vec<String>) -> Self {
+    pub fn local(workspace: String, caller: &Access, access: Vec<Access>, agents: Vec<Agent>) -> Self {
         let Access { issuer, subject, .. } = caller.clone();
         let identity = Identity { issuer, actor: subject.clone(), subject };
         Self { workspace, authenticator: Authenticator::Everyone(identity), access, limits: Limits::default(), agents }
@@ -104,7 +104,8 @@ mod tests {
     fn text(agents: &[&str]) -> serde_json::Value {
         json!({
             "workspace": "permits", "listen": "", "healthListen": "", "issuers": [{"issuer": "i", "jwks": {"keys": []}}],
-            "access": [], "limits": {}, "agents": agents,
+            "access": [], "limits": {},
+            "agents": agents.iter().map(|name| json!({"name": name, "subscribes": []})).collect::<Vec<_>>(),
             "nats": {"url": "", "user": "gateway", "credentials": null, "ca": null, "messageIdKey": null}
         })
     }
@@ -120,7 +121,8 @@ mod tests {
 
         write(&text(&["permits", "ledger"]).to_string());
         let (_, policy) = take_in(&path, &current).await.unwrap().unwrap();
-        assert_eq!(policy.agents, ["permits", "ledger"]);
+        let names: Vec<&str> = policy.agents.iter().map(|agent| agent.name.as_str()).collect();
+        assert_eq!(names, ["permits", "ledger"]);
 
         write("{");
         assert!(matches!(take_in(&path, &current).await, Err(PolicyError::Parse { .. })));

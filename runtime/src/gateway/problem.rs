@@ -62,6 +62,17 @@ impl Problem {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "The method is not allowed here", detail)
     }
 
+    /// 409: what is there already does not go with the request.
+    pub(super) fn conflict(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, code, "The request does not fit what is there", detail)
+    }
+
+    /// 409: the event's id is another event's.
+    pub(super) fn id_reused() -> Self {
+        let detail = "this source and id were used a while ago, with other content; give each event its own id";
+        Self::conflict("id_reused", detail).within("id")
+    }
+
     /// 413.
     pub(super) fn too_large(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "The request is too large", detail)
@@ -96,6 +107,10 @@ impl Problem {
     }
 }
 
+/// Marks an answer as a refusal, for the metrics.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Refused(pub &'static str);
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let body = Body {
@@ -108,6 +123,7 @@ impl IntoResponse for Problem {
         };
         let body = serde_json::to_vec(&body).unwrap_or_default();
         let mut response = (self.status, body).into_response();
+        response.extensions_mut().insert(Refused(self.code));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(pause) = self.retry_after {

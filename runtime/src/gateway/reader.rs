@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
+use rhizon_kernel::chain::Hash;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -13,9 +14,14 @@ pub enum Verb {
     Entity,
     History,
     Journal,
+    Event,
+    Dead,
 }
 
 impl Verb {
+    pub const ALL: [Self; 7] =
+        [Self::Status, Self::Entities, Self::Entity, Self::History, Self::Journal, Self::Event, Self::Dead];
+
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Status => "status",
@@ -23,6 +29,8 @@ impl Verb {
             Self::Entity => "entity",
             Self::History => "history",
             Self::Journal => "journal",
+            Self::Event => "event",
+            Self::Dead => "dead",
         }
     }
 }
@@ -39,6 +47,9 @@ pub enum After {
 pub struct Question {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub entity: Option<String>,
+    /// Of an event, see [`rhizon_kernel::identity::dedup_key`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<Hash>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<After>,
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -9,6 +9,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::future::join_all;
 use futures::stream::{self, StreamExt as _};
+use rhizon_kernel::chain::Hash;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -48,9 +49,12 @@ pub(super) async fn agents(caller: Caller, State(reader): Readers) -> Result<Res
         serde_json::from_str::<Status>(reply.get()).ok()
     };
     let agents = &caller.policy().agents;
-    let answers = join_all(agents.iter().map(|name| ask(name))).await;
-    let items: Vec<Listed> =
-        agents.iter().zip(answers).map(|(name, answer)| Listed { name, status: answer.unwrap_or_default() }).collect();
+    let answers = join_all(agents.iter().map(|agent| ask(&agent.name))).await;
+    let items: Vec<Listed> = agents
+        .iter()
+        .zip(answers)
+        .map(|(agent, answer)| Listed { name: &agent.name, status: answer.unwrap_or_default() })
+        .collect();
     Ok(json(&serde_json::json!({ "items": items })))
 }
 
@@ -84,7 +88,7 @@ pub(super) async fn entities(
     caller.may_read_of(&agent)?;
     let Query(page) = page.map_err(|error| invalid_query(&error))?;
     let limit = page.limit.unwrap_or(PAGE_ENTITIES).clamp(1, PAGE_ENTITIES);
-    let question = Question { after: page.after.map(After::Key), limit: Some(limit), entity: None };
+    let question = Question { after: page.after.map(After::Key), limit: Some(limit), ..Question::default() };
     answer(&caller, reader.as_ref(), &agent, Verb::Entities, question).await
 }
 
@@ -105,6 +109,12 @@ pub(super) struct RecordPage {
     limit: Option<u32>,
 }
 
+impl From<RecordPage> for Question {
+    fn from(page: RecordPage) -> Self {
+        Self { after: page.after.map(After::Sequence), limit: page.limit, ..Self::default() }
+    }
+}
+
 /// `GET /v1/agents/{agent}/entities/{entity}/history?after=<seq>&limit=<n>`
 pub(super) async fn history(
     caller: Caller,
@@ -114,7 +124,7 @@ pub(super) async fn history(
 ) -> Result<Response, Problem> {
     caller.may_read_of(&agent)?;
     let Query(page) = page.map_err(|error| invalid_query(&error))?;
-    let question = Question { entity: Some(entity), after: page.after.map(After::Sequence), limit: page.limit };
+    let question = Question { entity: Some(entity), ..page.into() };
     lines(&caller, reader, agent, Verb::History, question).await
 }
 
@@ -127,8 +137,47 @@ pub(super) async fn journal(
 ) -> Result<Response, Problem> {
     caller.may_read_of(&agent)?;
     let Query(page) = page.map_err(|error| invalid_query(&error))?;
-    let question = Question { entity: None, after: page.after.map(After::Sequence), limit: page.limit };
-    lines(&caller, reader, agent, Verb::Journal, question).await
+    lines(&caller, reader, agent, Verb::Journal, page.into()).await
+}
+
+/// `GET /v1/agents/{agent}/dead?after=<seq>&limit=<n>`
+pub(super) async fn dead(
+    caller: Caller,
+    State(reader): Readers,
+    Path(agent): Path<String>,
+    page: Result<Query<RecordPage>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Problem> {
+    caller.may_read_of(&agent)?;
+    let Query(page) = page.map_err(|error| invalid_query(&error))?;
+    lines(&caller, reader, agent, Verb::Dead, page.into()).await
+}
+
+/// `GET /v1/agents/{agent}/dead/{key}`
+pub(super) async fn dead_letter(
+    caller: Caller,
+    State(reader): Readers,
+    Path((agent, key)): Path<(String, String)>,
+) -> Result<Response, Problem> {
+    caller.may_read_of(&agent)?;
+    let record = open_dead_letter(&caller, reader.as_ref(), &agent, event_key(&key)?).await?;
+    Ok(([(CONTENT_TYPE, "application/json")], record).into_response())
+}
+
+/// The record of a dead letter that nobody has dealt with.
+pub(super) async fn open_dead_letter(
+    caller: &Caller,
+    reader: &dyn Reader,
+    agent: &str,
+    key: Hash,
+) -> Result<Bytes, Problem> {
+    let question = Question { key: Some(key), ..Question::default() };
+    let (line, _) = page(reader, agent, Verb::Dead, question).await.map_err(|error| problem(caller, agent, &error))?;
+    Ok(line.slice(..line.len().saturating_sub(1)))
+}
+
+pub(super) fn event_key(text: &str) -> Result<Hash, Problem> {
+    let wrong = || Problem::invalid("invalid_key", "key", "an event's key is 64 lower-case hexadecimal digits");
+    Hash::from_hex(text.as_bytes()).ok_or_else(wrong)
 }
 
 async fn answer(
@@ -177,9 +226,9 @@ async fn page(
     Ok((reply.body, reply.next))
 }
 
-fn problem(caller: &Caller, agent: &str, error: &ReadError) -> Problem {
+pub(super) fn problem(caller: &Caller, agent: &str, error: &ReadError) -> Problem {
     match error {
-        ReadError::NoAnswer if !caller.policy().agents.iter().any(|known| known == agent) => {
+        ReadError::NoAnswer if !caller.policy().agents.iter().any(|known| known.name == agent) => {
             caller.no_such_agent(agent)
         }
         ReadError::NoAnswer => {
@@ -195,11 +244,11 @@ fn problem(caller: &Caller, agent: &str, error: &ReadError) -> Problem {
     }
 }
 
-fn invalid_query(error: &axum::extract::rejection::QueryRejection) -> Problem {
+pub(super) fn invalid_query(error: &axum::extract::rejection::QueryRejection) -> Problem {
     Problem::invalid("invalid_query", "query", error.body_text())
 }
 
-fn json(value: &serde_json::Value) -> Response {
+pub(super) fn json(value: &serde_json::Value) -> Response {
     ([(CONTENT_TYPE, "application/json")], value.to_string()).into_response()
 }
 

@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 use http_body_util::{BodyExt, Full};
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
-use rhizon_api::settings::Access;
+use rhizon_api::settings::{self, Access};
 use serde_json::{Value, json};
 
 use super::*;
@@ -15,6 +15,20 @@ use crate::bus::{Ack, Outgoing};
 
 const EVENT: &str =
     r#"{"specversion":"1.0","id":"1","source":"/logs/a","type":"cmd.permit.record","subject":"case-1"}"#;
+
+/// A record as a sidecar answers it.
+const DEAD_LETTER: &str = concat!(
+    r#"{"link":"0000000000000000000000000000000000000000000000000000000000000000","#,
+    r#""hash":"0000000000000000000000000000000000000000000000000000000000000000","size":209,"decided":"#,
+    r#"{"entity":"case-1","subject":"s","before":0,"after":0,"input":{"specversion":"1.0","id":"dead","source":"/logs/a","#,
+    r#""type":"cmd.permit.record","subject":"case-1","workspace":"permits"},"outcome":"dead-lettered"},"#,
+    r#""observed":{"sequence":4,"stream":1,"time":"2026-01-01T00:00:00Z","attempts":5,"epoch":1,"revision":"r"}}"#,
+    "\n"
+);
+
+fn key_of(id: &str) -> rhizon_kernel::chain::Hash {
+    rhizon_kernel::identity::dedup_key("gateway", "/logs/a", id)
+}
 
 #[derive(Default)]
 struct Stream {
@@ -46,7 +60,7 @@ impl Reader for Sidecar {
     fn ask<'a>(&'a self, agent: &'a str, verb: Verb, question: Question) -> BoxFuture<'a, Result<Reply, ReadError>> {
         let reply = |body: Value| Ok(Reply { body: Bytes::from(body.to_string()), next: None });
         let lines = |text: &'static str, next| Ok(Reply { body: Bytes::from_static(text.as_bytes()), next });
-        let result = match (agent, verb, question.after) {
+        let result = match (agent, verb, question.after.clone()) {
             ("ledger" | "nobody", ..) => Err(ReadError::NoAnswer),
             (_, Verb::Status, _) => {
                 reply(json!({"ok": {"ready": true, "position": 9, "records": 3, "entities": 1, "root": "ab"}}))
@@ -60,6 +74,18 @@ impl Reader for Sidecar {
             (_, Verb::Entity, _) => reply(json!({"error": {"code": "not_found", "detail": "no record"}})),
             (_, Verb::Journal, None) => lines("{\"link\":1}\n{\"link\":2}\n", Some(2)),
             (_, Verb::Journal, Some(After::Sequence(2))) => lines("{\"link\":3}\n", None),
+            (_, Verb::Event, _) => match question.key {
+                Some(key) if key == key_of("1") => reply(json!({"ok": {
+                    "outcome": "processed", "entity": "case-1", "version": 1, "sequence": 2, "outputs": []}})),
+                Some(key) if key == key_of("timer") => reply(json!({"ok": {
+                    "outcome": "waiting", "entity": "case-1", "outputs": [], "until": "2030-01-01T00:00:00Z"}})),
+                _ => reply(json!({"error": {"code": "not_found", "detail": "unknown"}})),
+            },
+            (_, Verb::Dead, _) if question.key == Some(key_of("dead")) => lines(DEAD_LETTER, Some(4)),
+            (_, Verb::Dead, _) if question.key.is_some() => {
+                reply(json!({"error": {"code": "not_found", "detail": "no open dead letter"}}))
+            }
+            (_, Verb::Dead, _) => lines(if question.after.is_none() { DEAD_LETTER } else { "" }, None),
             (_, Verb::History, _) => lines("{\"link\":1}\n", Some(1)),
             _ => Err(ReadError::Unreadable("odd".into())),
         };
@@ -81,11 +107,21 @@ impl Api {
             issuer: "kubernetes".into(),
             subject: "clerk".into(),
             roles: vec!["clerk".into()],
-            send: vec!["cmd.permit.record".parse().unwrap()],
+            send: if read {
+                vec![
+                    "cmd.permit.record".parse().unwrap(),
+                    "ctl.dead.*".parse().unwrap(),
+                    "ctl.timer.cancel".parse().unwrap(),
+                ]
+            } else {
+                vec!["cmd.permit.record".parse().unwrap()]
+            },
             sources: vec!["/logs/".into()],
             read,
         };
-        let agents = vec!["permits".to_owned(), "ledger".to_owned()];
+        let known =
+            |name: &str, types: &str| settings::Agent { name: name.into(), subscribes: vec![types.parse().unwrap()] };
+        let agents = vec![known("permits", "cmd.permit.record"), known("ledger", "evt.permit.recorded")];
         let policy = Policy::local("permits".into(), &entry, vec![entry.clone()], agents);
         let (stream, stop) = (Arc::new(stream), CancellationToken::new());
         let gateway = Gateway {
@@ -102,16 +138,25 @@ impl Api {
     }
 
     async fn call(&self, method: &str, path: &str, content_type: &str, body: &str) -> (u16, String) {
+        let response = self.send(method, path, content_type, body).await;
+        (response.status().as_u16(), String::from_utf8(response.into_body().to_vec()).unwrap())
+    }
+
+    /// With a preference that only `POST /v1/events` knows.
+    async fn send(&self, method: &str, path: &str, content_type: &str, body: &str) -> http::Response<Bytes> {
         let request = http::Request::builder()
             .method(method)
             .uri(format!("http://{}{path}", self.address))
             .header("content-type", content_type)
+            .header("prefer", "wait=1")
             .body(Full::from(body.to_owned()))
             .unwrap();
-        let response = self.client.request(request).await.unwrap();
-        let status = response.status().as_u16();
-        let body = response.into_body().collect().await.unwrap().to_bytes();
-        (status, String::from_utf8(body.to_vec()).unwrap())
+        let (parts, body) = self.client.request(request).await.unwrap().into_parts();
+        http::Response::from_parts(parts, body.collect().await.unwrap().to_bytes())
+    }
+
+    fn subjects(&self) -> Vec<String> {
+        self.stream.stored.lock().unwrap().iter().map(|message| message.subject.clone()).collect()
     }
 
     async fn post(&self, body: &str) -> (u16, String) {
@@ -212,4 +257,95 @@ async fn who_may_only_send_reads_nothing() {
     for path in paths {
         assert_eq!(api.get(path).await.0, 403, "{path}");
     }
+}
+
+#[tokio::test]
+async fn the_outcome_of_an_event_is_asked_of_every_agent() {
+    let api = Api::start(Stream::default(), true).await;
+    let (status, answer) = api.get("/v1/events?source=/logs/a&id=1").await;
+    let processed = json!({
+        "agent": "permits", "outcome": "processed", "entity": "case-1", "version": 1, "sequence": 2, "outputs": []
+    });
+    let expected = json!({"source": "/logs/a", "id": "1", "outcomes": [processed], "silent": ["ledger"]});
+    assert_eq!((status, answer), (200, expected));
+    let (status, answer) = api.get("/v1/events?source=/logs/a&id=2&agent=permits").await;
+    assert_eq!((status, &answer["code"]), (404, &json!("not_found")));
+    assert_eq!(api.get("/v1/events?source=/logs/a&id=2").await.1["code"], "agent_away");
+    assert_eq!(api.get("/v1/events?source=/logs/a").await.0, 400);
+    assert_eq!(Api::start(Stream::default(), false).await.get("/v1/events?source=/logs/a&id=1").await.0, 403);
+}
+
+#[tokio::test]
+async fn who_sends_one_event_may_wait_for_its_outcomes() {
+    let api = Api::start(Stream::default(), true).await;
+    let answer = api.send("POST", "/v1/events", "application/cloudevents+json", EVENT).await;
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.headers()["preference-applied"], "wait");
+    let body: Value = serde_json::from_slice(answer.body()).unwrap();
+    assert_eq!((&body["outcomes"][0]["agent"], &body["outcomes"][1]), (&json!("permits"), &Value::Null));
+
+    let unknown = EVENT.replace(r#""id":"1""#, r#""id":"slow""#);
+    assert_eq!(api.post(&unknown).await, (202, r#"{"accepted":1}"#.into()), "when time is up");
+}
+
+#[tokio::test]
+async fn an_id_keeps_its_content() {
+    let api = Api::start(Stream::default(), false).await;
+    let other = EVENT.replace(r#""subject":"case-1""#, r#""subject":"case-2""#);
+    *api.stream.error.lock().unwrap() = Some(PublishError::Full("full".into()));
+    assert_eq!(api.post(&other).await.0, 429);
+    *api.stream.error.lock().unwrap() = None;
+    assert_eq!(api.post(EVENT).await.0, 202, "what was not stored occupies no id");
+    assert_eq!(api.post(EVENT).await.0, 202);
+    let (status, body) = api.post(&other).await;
+    let problem: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((status, &problem["code"], &problem["field"]), (409, &json!("id_reused"), &json!("id")));
+    let batch = format!("[{},{other}]", EVENT.replace(r#""id":"1""#, r#""id":"2""#));
+    let (status, body) = api.call("POST", "/v1/events", "application/cloudevents-batch+json", &batch).await;
+    assert_eq!((status, body.contains(r#""field":"[1].id""#)), (409, true), "{body}");
+}
+
+#[tokio::test]
+async fn dead_letters_are_shown_sent_again_and_dropped() {
+    let api = Api::start(Stream::default(), true).await;
+    let path = format!("/v1/agents/permits/dead/{}", key_of("dead"));
+    assert_eq!(api.call("GET", "/v1/agents/permits/dead", "", "").await, (200, DEAD_LETTER.into()));
+    assert_eq!(api.call("GET", &path, "", "").await, (200, DEAD_LETTER.trim().into()));
+
+    let (status, body) = api.call("POST", &format!("{path}/redrive"), "", "").await;
+    let id = rhizon_kernel::identity::redrive_id(&key_of("dead"), "permits");
+    let event = json!({"source": "/gateway/redrive/permits", "id": id});
+    let expected = json!({"agent": "permits", "key": key_of("dead"), "event": event});
+    assert_eq!((status, serde_json::from_str::<Value>(&body).unwrap()), (202, expected));
+    assert_eq!(api.call("DELETE", &path, "", "").await.0, 202);
+    let partition = rhizon_kernel::subject::partition("case-1");
+    let subject = |event_type: &str| format!("to.permits.gateway.{partition}.{event_type}.case-1");
+    let expected = ["cmd.permit.record", "ctl.dead.redrive", "ctl.dead.drop"].map(subject);
+    assert_eq!(api.subjects(), expected);
+
+    let unknown = format!("/v1/agents/permits/dead/{}", key_of("other"));
+    assert_eq!(api.call("DELETE", &unknown, "", "").await.0, 404);
+    assert_eq!(api.call("DELETE", "/v1/agents/permits/dead/x", "", "").await.0, 400);
+    let without = Api::start(Stream::default(), false).await;
+    assert_eq!(without.call("POST", &format!("{path}/redrive"), "", "").await.0, 403);
+    assert_eq!(without.call("DELETE", &path, "", "").await.0, 403);
+}
+
+#[tokio::test]
+async fn what_is_not_due_is_taken_back() {
+    let api = Api::start(Stream::default(), true).await;
+    let (status, body) = api.call("DELETE", "/v1/events?source=/logs/a&id=timer", "", "").await;
+    assert_eq!((status, body.contains(r#""agent":"permits""#)), (202, true), "{body}");
+    assert!(api.subjects()[0].contains(".ctl.timer.cancel."), "{:?}", api.subjects());
+    assert_eq!(api.call("DELETE", "/v1/events?source=/logs/a&id=1&agent=permits", "", "").await.0, 404);
+    let without = Api::start(Stream::default(), false).await;
+    assert_eq!(without.call("DELETE", "/v1/events?source=/logs/a&id=timer", "", "").await.0, 403);
+}
+
+#[tokio::test]
+async fn commands_are_no_events_of_clients() {
+    let api = Api::start(Stream::default(), true).await;
+    let (status, body) = api.post(&EVENT.replace("cmd.permit.record", "ctl.dead.drop")).await;
+    let problem: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!((status, &problem["field"]), (400, &json!("type")));
 }

@@ -11,7 +11,7 @@ pub const NAME: &str = "rhizon-gateway";
 pub fn parts(
     workspace: &RhizonWorkspace,
     access: &GatewayAccess,
-    agents: &[String],
+    agents: &[settings::Agent],
     settings: &Settings,
 ) -> Vec<Manifest> {
     let namespace = workspace.namespace_name();
@@ -32,7 +32,7 @@ fn label(manifest: Manifest, workspace: &RhizonWorkspace) -> Manifest {
 fn gateway_settings(
     workspace: &RhizonWorkspace,
     access: &GatewayAccess,
-    agents: &[String],
+    agents: &[settings::Agent],
     settings: &Settings,
 ) -> settings::Gateway {
     let GatewayAccess { issuers, access } = access.clone();

@@ -9,6 +9,7 @@ mod exec;
 mod generate;
 mod images;
 mod netpol;
+mod packages;
 mod simulate;
 mod tools;
 mod ui;

@@ -1,6 +1,8 @@
 //! The store port: where an agent's decisions become durable. One `append` is one atomic step.
 
 pub mod memory;
+pub mod postgres;
+mod rows;
 pub mod sqlite;
 
 use std::future::Future;
@@ -226,7 +228,7 @@ pub enum StoreError {
     Fenced { ours: u64, found: u64 },
     #[error("the journal ends with record {found}, not {expected}: somebody else wrote to it")]
     Conflict { expected: u64, found: u64 },
-    #[error("the store's volume is full: {0}; make it larger (spec.store.size) or free space")]
+    #[error("the store is full: {0}; give it more room (spec.store.size) or free some")]
     Full(String),
     #[error("the store did not answer ({doing}): {cause}")]
     Failed { doing: &'static str, cause: String },

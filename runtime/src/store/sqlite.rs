@@ -4,7 +4,6 @@
 //! to SQLite as one argument, packed or as JSON, so that a statement is the same, and prepared once, for every batch.
 
 mod append;
-mod rows;
 
 use std::path::Path;
 use std::time::Duration;
@@ -16,8 +15,10 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
 };
 
+use super::rows::{
+    self, Fields, deferred, failed, first_bytes, hash, head, journal_row, mark, number, parked, signed, small,
+};
 use super::{Batch, Counts, Due, EventStore, Fate, Known, Loaded, Mark, Result, Row, StoreError};
-use rows::{deferred, failed, first_bytes, hash, head, journal_row, mark, number, parked, signed, small};
 
 /// The packed hashes of `?1`, of which there are `?2`, as rows.
 macro_rules! packed {
@@ -59,10 +60,12 @@ impl SqliteStore {
             .connect_with(options.clone())
             .await
             .map_err(|e| failed("open", &e))?;
-        sqlx::migrate!("migrations/sqlite")
-            .run(&writer)
-            .await
-            .map_err(|e| StoreError::Failed { doing: "migrate", cause: e.to_string() })?;
+        let migrations = sqlx::migrate!("migrations/sqlite");
+        if migrations.run(&writer).await.is_err() {
+            // Perhaps another process did the same at the same moment, and is done now.
+            let again = migrations.run(&writer).await;
+            again.map_err(|e| StoreError::Failed { doing: "migrate", cause: e.to_string() })?;
+        }
         let readers = SqlitePoolOptions::new()
             .max_connections(2)
             .min_connections(1)
@@ -87,18 +90,7 @@ impl SqliteStore {
                    FROM json_each(?) e LEFT JOIN heads h ON h.entity = e.value";
         let list = serde_json::to_string(entities).unwrap_or_default();
         let rows = sqlx::query(sql).bind(list).fetch_all(&self.readers).await.map_err(|e| failed("load", &e))?;
-        rows.iter()
-            .map(|row| {
-                let is_new = row.try_get::<Option<i64>, _>(1).map_err(|e| failed("load", &e))?.is_none();
-                let held = number(row, 5)?;
-                if is_new {
-                    let entity = row.try_get(0).map_err(|e| failed("load", &e))?;
-                    return Ok((entity, (None, held)));
-                }
-                let (entity, head) = head(row)?;
-                Ok((entity, (Some(head), held)))
-            })
-            .collect()
+        rows.iter().map(rows::head_and_held).collect()
     }
 
     async fn known<T>(
@@ -243,8 +235,7 @@ impl EventStore for SqliteStore {
             return Ok(Some(Fate::Decided(journal_row(&row)?)));
         }
         if let Some(row) = look("SELECT entity, due, attempts FROM parked WHERE key = ?").await? {
-            let broken = |e: sqlx::Error| failed("look for an event", &e);
-            let (entity, due_ms) = (row.try_get(0).map_err(broken)?, row.try_get(1).map_err(broken)?);
+            let (entity, due_ms) = (rows::text(&row, 0)?, rows::time_ms(&row, 1)?);
             return Ok(Some(Fate::Parked { entity, due_ms, attempts: small(&row, 2)? }));
         }
         let row = look("SELECT due, sequence FROM deferred WHERE key = ?").await?;
@@ -282,11 +273,25 @@ impl EventStore for SqliteStore {
             .fetch_one(&self.readers)
             .await
             .map_err(|e| failed("look for what is due", &e))?;
-        row.try_get(0).map_err(|e| failed("look for what is due", &e))
+        rows::time_ms(&row, 0)
     }
 
     async fn fired(&self, epoch: u64, keys: Vec<Hash>) -> Result<()> {
         append::fired(&self.writer, epoch, keys).await
+    }
+}
+
+impl Fields for SqliteRow {
+    fn integer(&self, column: usize) -> sqlx::Result<Option<i64>> {
+        self.try_get(column)
+    }
+
+    fn bytes(&self, column: usize) -> sqlx::Result<Option<Vec<u8>>> {
+        self.try_get(column)
+    }
+
+    fn text(&self, column: usize) -> sqlx::Result<Option<String>> {
+        self.try_get(column)
     }
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::cluster::{self, Cluster};
-use crate::{dirs, exec, generate, images, ui};
+use crate::{dirs, exec, generate, images, packages, ui};
 use cargo_test::Counts;
 
 struct Row {
@@ -67,6 +67,7 @@ fn run_all(report: &mut Report, fast: bool) -> Result<()> {
     report.check("unit, property and contract tests", "cargo build -p ledger && cargo test --workspace", |counts| {
         // Tests start the example's agent, and cargo builds no other package's programs for them.
         cargo(&["build", "--quiet", "--package", "ledger"])?;
+        packages::ensure_postgres()?;
         cargo_test::run(&["--workspace"], None, counts)
     })?;
     if fast {

@@ -1,8 +1,8 @@
 //! The Debian packages that the cluster without Docker stands on.
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 
-use crate::{exec, ui};
+use crate::exec;
 
 /// A program, and the package that brings it.
 const PROGRAMS: &[(&str, &str)] = &[
@@ -31,13 +31,5 @@ pub(super) fn ensure() -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    if !exec::exists("apt-get") {
-        bail!("these packages are missing and there is no apt-get to install them: {}", missing.join(" "));
-    }
-    ui::note(&format!("installing {}", missing.join(" ")));
-    exec::run(&mut exec::command("apt-get", ["update", "-q"]))?;
-    let args = ["install", "-y", "-q", "--no-install-recommends"];
-    let mut install = exec::command("apt-get", args.iter().chain(&missing));
-    exec::run(install.env("DEBIAN_FRONTEND", "noninteractive"))
-        .with_context(|| format!("cannot install {}; install them by hand and try again", missing.join(" ")))
+    crate::packages::install(&missing)
 }

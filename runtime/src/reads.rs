@@ -3,6 +3,7 @@
 mod events;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
+use rhizon_api::agent::OperatingMode;
 use rhizon_kernel::Head;
 use rhizon_kernel::chain::{self, Hash};
 use rhizon_kernel::record::NoRecord;
@@ -22,11 +23,31 @@ const PAGE_ENTITIES: usize = 1_000;
 #[serde(rename_all = "camelCase")]
 struct Status {
     ready: bool,
+    mode: OperatingMode,
+    shard: u32,
+    shards: usize,
+    /// Whether nothing that was taken is unfinished, and how many calls, appends and publishes are under way.
+    idle: bool,
+    in_flight: usize,
     position: u64,
     records: u64,
     entities: u64,
+    parked: u64,
+    deferred: u64,
+    dead: u64,
+    /// Of the last record.
+    link: Hash,
     root: Hash,
     last_error: Option<String>,
+}
+
+/// What an answer tells besides what the store holds.
+#[derive(Debug, Clone)]
+pub struct Circumstances {
+    pub report: Report,
+    pub mode: OperatingMode,
+    pub shard: u32,
+    pub shards: usize,
 }
 
 #[derive(Serialize)]
@@ -67,9 +88,9 @@ impl Refusal {
 }
 
 /// Answers one question; refusals are answers too.
-pub async fn answer(store: &impl EventStore, report: Report, verb: Verb, question: Question) -> Reply {
+pub async fn answer(store: &impl EventStore, circumstances: Circumstances, verb: Verb, question: Question) -> Reply {
     let answered = match verb {
-        Verb::Status => status(store, report).await,
+        Verb::Status => status(store, circumstances).await,
         Verb::Entities => entities(store, question).await,
         Verb::Entity => entity(store, question).await,
         Verb::History | Verb::Journal => lines(store, verb, question).await,
@@ -82,13 +103,23 @@ pub async fn answer(store: &impl EventStore, report: Report, verb: Verb, questio
     })
 }
 
-async fn status(store: &impl EventStore, report: Report) -> Result<Reply, Refusal> {
-    let counts = store.counts().await?;
+async fn status(store: &impl EventStore, circumstances: Circumstances) -> Result<Reply, Refusal> {
+    let Circumstances { report, mode, shard, shards } = circumstances;
+    let (counts, mark) = (store.counts().await?, store.mark().await?);
     let status = Status {
         ready: report.attached,
+        mode,
+        shard,
+        shards,
+        idle: report.idle,
+        in_flight: report.in_flight,
         position: report.position,
-        records: counts.records,
+        records: mark.tail.sequence,
         entities: counts.entities,
+        parked: counts.parked,
+        deferred: counts.deferred,
+        dead: counts.dead,
+        link: mark.tail.link,
         root: root(store).await?,
         last_error: report.last_error,
     };

@@ -9,10 +9,10 @@ use rhizon_runtime::agent::http::HttpAgent;
 use rhizon_runtime::bus::local::{LocalBus, LocalStream};
 use rhizon_runtime::driver::{self, Report, Stopped};
 use rhizon_runtime::sidecar::{Parts, driver_settings};
+use rhizon_runtime::store::EventStore as _;
 use rhizon_runtime::store::sqlite::SqliteStore;
 use rhizon_runtime::telemetry::Traces;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
 use super::child::Child;
 use super::manifest::Described;
@@ -55,7 +55,7 @@ impl Agent {
         let traces = Traces::from_env(&format!("agent-{name}")).map_err(|error| cannot(&error))?;
         Ok(Self {
             bus: stream.consumer(name, &settings.kernel.subscribes),
-            parts: Parts::new(&settings, http, traces.tracer()),
+            parts: Parts::new(settings.operating_mode, http, traces.tracer(), 1),
             described: described.clone(),
             settings: driver_settings(&settings, &shard),
             store,
@@ -70,7 +70,7 @@ impl Agent {
 
     /// As the gateway knows it.
     pub(super) fn known(&self) -> rhizon_api::settings::Agent {
-        let subscribes = self.settings.kernel.subscribes.clone();
+        let subscribes = self.settings.config.subscribes.clone();
         rhizon_api::settings::Agent { name: self.described.name.clone(), subscribes }
     }
 
@@ -79,7 +79,7 @@ impl Agent {
     }
 
     pub(super) fn report(&self) -> watch::Receiver<Report> {
-        self.parts.report.subscribe()
+        self.parts.reports[0].subscribe()
     }
 
     pub(super) fn http(&self) -> HttpAgent {
@@ -91,19 +91,16 @@ impl Agent {
         let Self { described, settings, bus, store, traces, parts, listen } = self;
         let name = described.name.clone();
         let mut child = Child::start(described, folder, listen)?;
-        let mut tasks = JoinSet::new();
-        let driven = tokio::select! {
-            driven = parts.drive(settings, bus, store.clone(), stop, &mut tasks) => driven,
+        let stopped = tokio::select! {
+            stopped = parts.drive_until(settings, bus, store.clone(), stop) => stopped,
             failure = child.supervise() => return Err(failure),
         };
-        tasks.shutdown().await;
         child.stop().await;
         traces.close().await;
         store.close().await;
-        match driven {
-            Ok(Stopped::Asked) => Ok(()),
-            Ok(stopped) => Err(Failure::Unreachable(format!("agent {name} stopped: {stopped}"))),
-            Err(error) => Err(Failure::Unreachable(format!("agent {name} stopped: {error:#}"))),
+        match stopped {
+            Stopped::Asked => Ok(()),
+            stopped => Err(Failure::Unreachable(format!("agent {name} stopped: {stopped}"))),
         }
     }
 }

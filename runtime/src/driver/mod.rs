@@ -18,6 +18,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rhizon_kernel::Config;
+use rhizon_kernel::chain::Hash;
+use rhizon_kernel::record::{Line, Tail};
 use tokio::sync::watch;
 
 use crate::agent::Agent;
@@ -63,6 +65,9 @@ impl Default for Bounds {
         Self { cached_heads: 20_000, outbox_messages: 4_000, publish_messages: 500, recovered_records: 500 }
     }
 }
+
+/// How many of the last records a start looks at; `rhizon verify` looks at all.
+const CHECKED_RECORDS: u64 = 100;
 
 /// What may be asked of a running driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,6 +122,11 @@ pub enum Stopped {
          rolled back. Restore the volume, or delete the agent and create it again to start from its journal's beginning"
     )]
     StoreLost { floor: u64, position: u64 },
+    #[error(
+        "the journal is broken: {0}. Restore the store from a backup, or delete the agent and create it again; \
+         `rhizon verify` shows how far the journal can be trusted"
+    )]
+    JournalBroken(String),
 }
 
 pub struct Driver<B, S, A, C> {
@@ -138,6 +148,9 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Driver<B, S, A, C> {
             Ok(mark) => mark,
             Err(stopped) => return stopped,
         };
+        if let Err(stopped) = self.check_end(&mark).await {
+            return stopped;
+        }
         let (mut failures, mut tries) = (0_u32, window::Tries::default());
         loop {
             let ended = self.session(mark.epoch, &mut tries).await;
@@ -179,6 +192,30 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Driver<B, S, A, C> {
             }
         }
         Ok(mark)
+    }
+
+    /// The last records must be there and linked: a journal that was cut, forked or rolled back is not continued.
+    async fn check_end(&self, mark: &Mark) -> Result<(), Stopped> {
+        let after = mark.tail.sequence.saturating_sub(CHECKED_RECORDS);
+        let rows = self.patiently(|| self.store.journal(after, usize::MAX)).await?;
+        let mut tail = Tail { sequence: after, link: Hash::ZERO };
+        for row in rows.iter().take_while(|row| row.sequence <= mark.tail.sequence) {
+            let broken = |what: String| Stopped::JournalBroken(format!("record {}: {what}", row.sequence));
+            let line = Line::parse(&row.line).map_err(|e| broken(e.to_string()))?;
+            if row.sequence != tail.sequence + 1 {
+                return Err(broken(format!("it follows record {}", tail.sequence)));
+            }
+            let is_first = row.sequence == after + 1 && after > 0;
+            if !is_first && line.link != tail.link.then(line.rest) {
+                return Err(broken("its link does not follow from the record before it".into()));
+            }
+            tail = Tail { sequence: row.sequence, link: line.link };
+        }
+        if tail.sequence == mark.tail.sequence && (tail.link == mark.tail.link || tail.sequence == 0) {
+            return Ok(());
+        }
+        let what = format!("it ends with record {} and should with {}", tail.sequence, mark.tail.sequence);
+        Err(Stopped::JournalBroken(what))
     }
 
     /// Where the store stands, if it is still ours.

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use futures::future::BoxFuture;
+use rhizon_api::agent::OperatingMode;
 use tokio::sync::watch;
 
 use super::{PublishError, Publisher, Question, ReadError, Reader, Reply, Usage, Verb};
 use crate::bus::local::LocalStream;
 use crate::bus::{Ack, Outgoing, Publisher as _};
 use crate::driver::Report;
-use crate::reads;
+use crate::reads::{self, Circumstances};
 use crate::store::EventStore;
 
 /// The stream of one workspace.
@@ -33,7 +34,13 @@ impl<S: EventStore> Reader for Agents<S> {
         Box::pin(async move {
             let (store, report) = self.0.get(agent).ok_or(ReadError::NoAnswer)?;
             let report = report.borrow().clone();
-            Ok(reads::answer(store, report, verb, question).await)
+            Ok(reads::answer(
+                store,
+                Circumstances { report, mode: OperatingMode::Running, shard: 0, shards: 1 },
+                verb,
+                question,
+            )
+            .await)
         })
     }
 }

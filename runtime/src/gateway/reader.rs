@@ -54,6 +54,9 @@ pub struct Question {
     pub after: Option<After>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u32>,
+    /// Whom of an agent's shards it is for; without it, and without an entity, the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shard: Option<u32>,
 }
 
 /// A sidecar's reply as it came: JSON, or NDJSON with the sequence behind which there is more.

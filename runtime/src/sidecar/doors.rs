@@ -9,26 +9,16 @@ use axum::http::StatusCode;
 use axum::routing::get;
 use prometheus_client::encoding::text::encode;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 
+use super::Parts;
 use super::hold::Hold;
-use crate::agent::http::HttpAgent;
-use crate::driver::Report;
-use crate::metrics::Metrics;
 
-#[derive(Clone)]
-pub(super) struct Health {
-    pub report: watch::Receiver<Report>,
-    pub metrics: Arc<Metrics>,
-    pub agent: HttpAgent,
-}
-
-pub(super) async fn serve_health(listen: String, health: Health) -> anyhow::Result<()> {
+pub(super) async fn serve_health(listen: String, parts: Arc<Parts>) -> anyhow::Result<()> {
     let routes = Router::new()
         .route("/healthz", get(async || "ok\n"))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .with_state(health);
+        .with_state(parts);
     serve(&listen, routes).await
 }
 
@@ -46,20 +36,22 @@ async fn serve(listen: &str, routes: Router) -> anyhow::Result<()> {
 }
 
 /// Ready: attached to the broker, and the agent is there. What is missing is said.
-async fn ready(State(health): State<Health>) -> (StatusCode, String) {
-    let report = health.report.borrow().clone();
+async fn ready(State(parts): State<Arc<Parts>>) -> (StatusCode, String) {
     let because = |why: String| (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"));
-    if !report.attached {
-        return because(report.last_error.unwrap_or_else(|| "not attached to the stream yet".to_owned()));
+    for report in &parts.reports {
+        let report = report.borrow().clone();
+        if !report.attached {
+            return because(report.last_error.unwrap_or_else(|| "not attached to the stream yet".to_owned()));
+        }
     }
-    match health.agent.describe().await {
+    match parts.agent.describe().await {
         Ok(()) => (StatusCode::OK, "ready\n".to_owned()),
         Err(why) => because(format!("the agent is not ready: {why}")),
     }
 }
 
-async fn metrics(State(health): State<Health>) -> Result<String, StatusCode> {
+async fn metrics(State(parts): State<Arc<Parts>>) -> Result<String, StatusCode> {
     let mut text = String::new();
-    encode(&mut text, &health.metrics.registry()).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
+    encode(&mut text, &parts.metrics.registry()).map_err(|_| StatusCode::INTERNAL_SERVER_ERROR)?;
     Ok(text)
 }

@@ -15,17 +15,17 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 #[derive(Clone)]
 pub struct Hold {
     orders: Arc<watch::Sender<Order>>,
-    reports: watch::Receiver<Report>,
+    reports: Vec<watch::Receiver<Report>>,
     drained: Arc<Notify>,
     agent: HttpAgent,
-    paused: bool,
+    /// What is asked when no agent container is being stopped.
+    usual: Demand,
 }
 
 impl Hold {
-    pub fn new(paused: bool, reports: watch::Receiver<Report>, agent: HttpAgent) -> Self {
-        let demand = if paused { Demand::Hold } else { Demand::Run };
-        let (orders, _) = watch::channel(Order { number: 0, demand });
-        Self { orders: Arc::new(orders), reports, drained: Arc::default(), agent, paused }
+    pub fn new(usual: Demand, reports: Vec<watch::Receiver<Report>>, agent: HttpAgent) -> Self {
+        let (orders, _) = watch::channel(Order { number: 0, demand: usual });
+        Self { orders: Arc::new(orders), reports, drained: Arc::default(), agent, usual }
     }
 
     pub fn orders(&self) -> watch::Receiver<Order> {
@@ -46,11 +46,17 @@ impl Hold {
     /// Returns when nothing is in flight; the agent may be stopped then.
     pub async fn drain(&self) {
         let number = self.ask(Demand::Hold);
-        let mut reports = self.reports.clone();
-        // A driver that is not attached has nothing in flight.
-        let idle = reports.wait_for(|report| report.in_flight == 0 && (report.heard >= number || !report.attached));
-        let _ = idle.await;
+        for mut reports in self.reports.clone() {
+            // A driver that is not attached has nothing in flight.
+            let idle = reports.wait_for(|report| report.in_flight == 0 && (report.heard >= number || !report.attached));
+            let _ = idle.await;
+        }
         self.drained.notify_one();
+    }
+
+    /// Returns when the drivers are asked to stop.
+    pub async fn stopped(&self) {
+        let _ = self.orders().wait_for(|order| order.demand == Demand::Stop).await;
     }
 
     /// After each drain: waits until the agent is gone and back, and lets the driver go on.
@@ -68,8 +74,8 @@ impl Hold {
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
             // A newer drain is about the agent that is there now.
-            if self.orders.borrow().number == number && !self.paused {
-                self.ask(Demand::Run);
+            if self.orders.borrow().number == number {
+                self.ask(self.usual);
             }
         }
     }

@@ -1,13 +1,15 @@
-//! `rhizon-runtime sidecar`: one agent's driver with its doors, from settings to a clean stop.
+//! `rhizon-runtime sidecar`: one agent's drivers, one for each shard of this pod, with their doors, from settings to a clean
+//! stop.
 
 mod doors;
 mod hold;
 mod reading;
+mod shard;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use rhizon_api::agent::OperatingMode;
 use rhizon_api::settings;
 use tokio::sync::watch;
@@ -15,13 +17,11 @@ use tokio::task::JoinSet;
 
 use crate::agent::http::HttpAgent;
 use crate::bus::EventBus;
-use crate::bus::jetstream::JetStreamBus;
 use crate::bus::nats::Connection;
 use crate::clock::SystemClock;
 use crate::driver::{self, Demand, Driver, Ordering, Report, Retry, Stopped};
 use crate::metrics::Metrics;
 use crate::store::EventStore;
-use crate::store::sqlite::SqliteStore;
 use crate::telemetry::{Tracer, Traces};
 
 pub use hold::Hold;
@@ -48,67 +48,96 @@ pub fn driver_settings(settings: &settings::Sidecar, shard: &settings::Shard) ->
     }
 }
 
-/// Runs until `stop`, or until the driver must not go on; `Ok` only for the first.
-pub async fn run(settings: settings::Sidecar, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
-    let shard = settings.shards.first().context("the settings name no shard")?;
-    let settings::Store::Sqlite { path } = &shard.store else { anyhow::bail!("only a SQLite store can be opened") };
-    let store = SqliteStore::open(path).await.with_context(|| format!("opening the store {}", path.display()))?;
+/// Runs until `stop`, or until a driver must not go on; `Ok` only for the first.
+pub async fn run(settings: settings::Sidecar, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
     let connection = Connection::start(&settings.nats).await?;
-    let consumer = &shard.consumer;
-    let bus = JetStreamBus::new(connection.clone(), consumer.stream.clone(), consumer.name.clone());
-    let agent = HttpAgent::new(&settings.agent_url, settings.protocol, settings.concurrency);
     let traces = Traces::from_env(&settings.nats.user)?;
-    let parts = Parts::new(&settings, agent, traces.tracer());
+    let agent = HttpAgent::new(&settings.agent_url, settings.protocol, settings.concurrency);
+    let own: Vec<settings::Shard> = settings.shards_of(ordinal()).cloned().collect();
+    if own.is_empty() {
+        bail!("of {} shards and {} replicas none is for this pod", settings.shards.len(), settings.replicas);
+    }
+    let parts = Arc::new(Parts::new(settings.operating_mode, agent, traces.tracer(), own.len()));
     let mut tasks = JoinSet::new();
-    tasks.spawn(doors::serve_health(settings.health_listen.clone(), parts.health()));
+    tasks.spawn(doors::serve_health(settings.health_listen.clone(), parts.clone()));
     tasks.spawn(doors::serve_drain(settings.drain_listen.clone(), parts.hold.clone()));
-    tasks.spawn(reading::serve(
-        connection.clone(),
-        settings.kernel.agent.clone(),
-        store.clone(),
-        parts.report.subscribe(),
-    ));
-    let stopped = parts.drive(driver_settings(&settings, shard), bus, store.clone(), stop, &mut tasks).await;
+    tasks.spawn(parts.hold.clone().follow());
+    let mut shards = JoinSet::new();
+    let mut desks = Vec::with_capacity(own.len());
+    for (place, shard) in own.into_iter().enumerate() {
+        desks.push(shard::start(&settings, shard, &connection, &parts, place, &mut shards).await?);
+    }
+    tasks.spawn(reading::serve(connection.clone(), settings.kernel.agent.clone(), settings.shards.len(), desks));
+    let stopped = tokio::select! {
+        stopped = first(&mut shards) => stopped,
+        Some(ended) = tasks.join_next() => ended.context("a task died")?.map(|()| Stopped::Asked),
+        () = async { let _ = stop.wait_for(|stop| *stop).await; } => {
+            parts.hold.ask(Demand::Stop);
+            let patience = tokio::time::timeout(STOP_TIME, all(&mut shards)).await;
+            patience.unwrap_or(Ok(Stopped::Asked))
+        }
+    };
     let _ = tokio::time::timeout(Duration::from_secs(2), connection.client.flush()).await;
     tasks.shutdown().await;
+    shards.shutdown().await;
     traces.close().await;
-    store.close().await;
     match stopped? {
         Stopped::Asked => Ok(()),
         stopped => Err(anyhow::Error::new(stopped)),
     }
 }
 
-/// What the driver and the doors share.
+/// How long what the agent has in hand may take when the sidecar stops; what is cut off is done again.
+const STOP_TIME: Duration = Duration::from_secs(20);
+
+/// Which of the agent's pods this is.
+fn ordinal() -> u32 {
+    std::env::var("POD_NAME").ok().and_then(|pod| settings::ordinal(&pod)).unwrap_or(0)
+}
+
+type Shards = JoinSet<anyhow::Result<Stopped>>;
+
+async fn first(shards: &mut Shards) -> anyhow::Result<Stopped> {
+    shards.join_next().await.context("no shard runs")?.context("a shard died")?
+}
+
+async fn all(shards: &mut Shards) -> anyhow::Result<Stopped> {
+    while let Some(ended) = shards.join_next().await {
+        match ended.context("a shard died")?? {
+            Stopped::Asked => {}
+            stopped => return Ok(stopped),
+        }
+    }
+    Ok(Stopped::Asked)
+}
+
+/// What an agent's drivers and the doors share.
 pub struct Parts {
     pub agent: HttpAgent,
     pub hold: Hold,
-    pub report: watch::Sender<Report>,
+    /// One for each driver.
+    pub reports: Vec<watch::Sender<Report>>,
+    pub mode: OperatingMode,
     pub metrics: Arc<Metrics>,
     pub tracer: Tracer,
 }
 
 impl Parts {
-    pub fn new(settings: &settings::Sidecar, agent: HttpAgent, tracer: Tracer) -> Self {
-        let (report, reports) = watch::channel(Report { agent_reachable: true, ..Report::default() });
-        let paused = !matches!(settings.operating_mode, OperatingMode::Running);
-        Self { hold: Hold::new(paused, reports, agent.clone()), agent, report, metrics: Arc::default(), tracer }
+    pub fn new(mode: OperatingMode, agent: HttpAgent, tracer: Tracer, drivers: usize) -> Self {
+        let new = |_| watch::Sender::new(Report { agent_reachable: true, ..Report::default() });
+        let reports: Vec<watch::Sender<Report>> = (0..drivers).map(new).collect();
+        let hold = Hold::new(demand(mode), reports.iter().map(watch::Sender::subscribe).collect(), agent.clone());
+        Self { hold, agent, reports, mode, metrics: Arc::default(), tracer }
     }
 
-    fn health(&self) -> doors::Health {
-        doors::Health { report: self.report.subscribe(), metrics: self.metrics.clone(), agent: self.agent.clone() }
-    }
-
-    /// Runs the driver beside the other tasks; the first of them to end ends all.
-    pub async fn drive<B: EventBus, S: EventStore>(
+    /// Drives until it ends by itself or is asked to stop.
+    pub async fn drive(
         &self,
         settings: driver::Settings,
-        bus: B,
-        store: S,
-        mut stop: watch::Receiver<bool>,
-        tasks: &mut JoinSet<anyhow::Result<()>>,
-    ) -> anyhow::Result<Stopped> {
-        tasks.spawn(self.hold.clone().follow());
+        bus: impl EventBus,
+        store: impl EventStore,
+        place: usize,
+    ) -> Stopped {
         let driver = Driver {
             settings: Arc::new(settings),
             bus,
@@ -118,23 +147,36 @@ impl Parts {
             metrics: self.metrics.clone(),
             tracer: self.tracer.clone(),
             orders: self.hold.orders(),
-            report: self.report.clone(),
+            report: self.reports[place].clone(),
         };
-        let mut drive = std::pin::pin!(driver.drive());
-        loop {
-            tokio::select! {
-                stopped = &mut drive => return Ok(stopped),
-                // In a block of its own: what `wait_for` gives must not be held while the driver ends.
-                () = async { let _ = stop.wait_for(|stop| *stop).await; } => {
-                    self.hold.ask(Demand::Stop);
-                    let patience = tokio::time::timeout(STOP_TIME, &mut drive).await;
-                    return Ok(patience.unwrap_or(Stopped::Asked));
-                }
-                Some(ended) = tasks.join_next() => ended.context("a task died")??,
-            }
-        }
+        driver.drive().await
     }
 }
 
-/// How long what the agent has in hand may take when the sidecar stops; what is cut off is done again.
-const STOP_TIME: Duration = Duration::from_secs(20);
+impl Parts {
+    /// The same in a process that has nothing else to do.
+    pub async fn drive_until(
+        &self,
+        settings: driver::Settings,
+        bus: impl EventBus,
+        store: impl EventStore,
+        mut stop: watch::Receiver<bool>,
+    ) -> Stopped {
+        let mut drive = std::pin::pin!(self.drive(settings, bus, store, 0));
+        tokio::select! {
+            stopped = &mut drive => return stopped,
+            // In a block of its own: what `wait_for` gives must not be held while the driver ends.
+            () = async { let _ = stop.wait_for(|stop| *stop).await; } => {}
+        }
+        self.hold.ask(Demand::Stop);
+        tokio::time::timeout(STOP_TIME, drive).await.unwrap_or(Stopped::Asked)
+    }
+}
+
+fn demand(mode: OperatingMode) -> Demand {
+    match mode {
+        OperatingMode::Running => Demand::Run,
+        OperatingMode::Draining => Demand::Drain,
+        OperatingMode::Paused | OperatingMode::Suspended => Demand::Hold,
+    }
+}

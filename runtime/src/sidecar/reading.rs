@@ -1,16 +1,16 @@
-//! The sidecar's door to people, which is the gateway's: reads by NATS request.
+//! The sidecar's door to people, which is the gateway's: reads by NATS request. Every pod of an agent hears each question,
+//! and the one that has the shard answers.
 
 use anyhow::Context as _;
-use async_nats::HeaderMap;
+use async_nats::{Client, HeaderMap, Message};
 use bytes::Bytes;
 use futures::StreamExt as _;
-use tokio::sync::watch;
+use rhizon_kernel::subject::partition;
 
+use super::shard::Desk;
 use crate::bus::nats::Connection;
-use crate::driver::Report;
-use crate::gateway::Reply;
+use crate::gateway::{Question, Reply};
 use crate::reads;
-use crate::store::EventStore;
 
 /// How many reads are answered side by side.
 const READS: usize = 4;
@@ -19,36 +19,42 @@ const READS: usize = 4;
 pub(super) async fn serve(
     connection: Connection,
     agent: String,
-    store: impl EventStore,
-    report: watch::Receiver<Report>,
+    shards: usize,
+    desks: Vec<Desk>,
 ) -> anyhow::Result<()> {
     let client = connection.client;
     let requests = client.subscribe(format!("rq.{agent}.>")).await.context("subscribing to reads")?;
-    requests
-        .for_each_concurrent(READS, |request| {
-            let (client, store, report) = (&client, &store, report.borrow().clone());
-            async move {
-                let Some(reply_to) = request.reply else { return };
-                let reply = match reads::parse(&request.subject, &request.payload) {
-                    Some((verb, question)) => reads::answer(store, report, verb, question).await,
-                    None => Reply {
-                        body: Bytes::from_static(
-                            br#"{"error":{"code":"bad_question","detail":"the question is not understood"}}"#,
-                        ),
-                        next: None,
-                    },
-                };
-                let mut headers = HeaderMap::new();
-                if let Some(next) = reply.next {
-                    headers.insert(NEXT, next.to_string());
-                }
-                if let Err(error) = client.publish_with_headers(reply_to, headers, reply.body).await {
-                    tracing::warn!(%error, "answering a read");
-                }
-            }
-        })
-        .await;
+    requests.for_each_concurrent(READS, |request| reply(&client, shards, &desks, request)).await;
     Ok(())
+}
+
+async fn reply(client: &Client, shards: usize, desks: &[Desk], request: Message) {
+    let Some(reply_to) = request.reply else { return };
+    let reply = match reads::parse(&request.subject, &request.payload) {
+        Some((verb, question)) => {
+            let shard = shard_of(&question, shards);
+            let Some(desk) = desks.iter().find(|desk| desk.shard == shard) else { return };
+            (desk.answer)(verb, question).await
+        }
+        None => Reply {
+            body: Bytes::from_static(br#"{"error":{"code":"bad_question","detail":"the question is not understood"}}"#),
+            next: None,
+        },
+    };
+    let mut headers = HeaderMap::new();
+    if let Some(next) = reply.next {
+        headers.insert(NEXT, next.to_string());
+    }
+    if let Err(error) = client.publish_with_headers(reply_to, headers, reply.body).await {
+        tracing::warn!(%error, "answering a read");
+    }
+}
+
+/// The shard that is asked: the one that is named, or the entity's.
+fn shard_of(question: &Question, shards: usize) -> u32 {
+    let shards = u32::try_from(shards).unwrap_or(1).max(1);
+    let of_entity = || question.entity.as_deref().map_or(0, |entity| u32::from(partition(entity)) % shards);
+    question.shard.unwrap_or_else(of_entity)
 }
 
 /// The header that says where the next page begins.

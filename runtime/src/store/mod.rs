@@ -274,6 +274,11 @@ pub trait EventStore: Clone + Send + Sync + 'static {
     /// Deferred outputs are published.
     fn fired(&self, epoch: u64, keys: Vec<Hash>) -> impl Future<Output = Result<()>> + Send;
 
+    /// Waits for what is under way, and lets go of files and connections.
+    fn close(&self) -> impl Future<Output = ()> + Send {
+        async {}
+    }
+
     /// The last record that was made at a time or before; 0 when there is none. Clocks may step back a little.
     fn sequence_at(&self, time: jiff::Timestamp) -> impl Future<Output = Result<u64>> + Send {
         async move {

@@ -59,12 +59,6 @@ impl PostgresStore {
         Ok(Self { writer: Arc::new(writer), readers: connect::readers(options) })
     }
 
-    /// Waits for what is under way and closes the connections.
-    pub async fn close(&self) {
-        self.readers.close().await;
-        self.writer.close().await;
-    }
-
     async fn rows<'q>(&self, doing: &'static str, query: Query<'q>) -> Result<Vec<PgRow>> {
         within(doing, async { query.fetch_all(&self.readers).await.map_err(|e| failed(doing, &e)) }).await
     }
@@ -241,6 +235,11 @@ impl EventStore for PostgresStore {
                    SELECT epoch FROM fence";
         let query = sqlx::query(sql).bind(signed(epoch)).bind(list(&keys));
         if self.write("close a timer", query).await?.is_some() { Ok(()) } else { self.fenced(epoch).await }
+    }
+
+    async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
     }
 }
 

@@ -75,12 +75,6 @@ impl SqliteStore {
         Ok(Self { writer, readers })
     }
 
-    /// Waits for what is under way and closes the file.
-    pub async fn close(&self) {
-        self.readers.close().await;
-        self.writer.close().await;
-    }
-
     async fn heads(&self, entities: &[String]) -> Result<Vec<(String, (Option<Head>, u64))>> {
         if entities.is_empty() {
             return Ok(Vec::new());
@@ -278,6 +272,11 @@ impl EventStore for SqliteStore {
 
     async fn fired(&self, epoch: u64, keys: Vec<Hash>) -> Result<()> {
         append::fired(&self.writer, epoch, keys).await
+    }
+
+    async fn close(&self) {
+        self.readers.close().await;
+        self.writer.close().await;
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a reconcile has at hand.
 
-use crate::{jwks, metrics::Metrics, nats::pool::Pool, settings::Settings};
+use crate::{heads::Heads, jwks, metrics::Metrics, nats::pool::Pool, settings::Settings};
 use kube::{
     Client,
     core::DeserializeGuard,
@@ -25,6 +25,7 @@ pub struct Context {
     pub jwks: jwks::Cache,
     pub backoff: Backoff,
     pub pace: Pace,
+    pub heads: Heads,
     pub workspaces: Store<Workspace>,
 }
 

@@ -4,6 +4,7 @@
 use crate::{
     agent,
     context::{Agent, Backoff, Context, Pace, Workspace},
+    heads::Heads,
     jwks,
     metrics::Metrics,
     nats::pool::Pool,
@@ -53,6 +54,7 @@ pub async fn run(client: Client, settings: Settings, pool: Pool, metrics: Metric
         jwks: jwks::Cache::default(),
         backoff: Backoff::default(),
         pace: Pace::default(),
+        heads: Heads::default(),
         workspaces: workspace_store.clone(),
     });
     let workspaces = watch_for_workspaces(workspaces, &client, workspace_store.clone())

@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod context;
 pub mod controller;
 pub mod credentials;
+pub mod heads;
 pub mod health;
 pub mod install;
 pub mod jwks;

@@ -7,6 +7,8 @@ mod broker;
 use api_server::ApiServer;
 use broker::Broker;
 use clap::Parser as _;
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::Secret;
 use kube::{
     Client,
     core::DeserializeGuard,
@@ -19,6 +21,7 @@ use kube::{
 use rhizon_operator::{
     agent, context,
     context::{Backoff, Context, Pace},
+    heads::Heads,
     jwks,
     metrics::Metrics,
     settings::Settings,
@@ -32,6 +35,8 @@ const AGENT: &str = "/apis/rhizon.dev/v1alpha1/namespaces/permits/rhizonagents/l
 const NAMESPACE: &str = "/api/v1/namespaces/permits";
 const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/permits/deployments/rhizon-gateway";
 const STATEFUL_SET: &str = "/apis/apps/v1/namespaces/permits/statefulsets/agent-ledger";
+const SECRET: &str = "/api/v1/namespaces/permits/secrets/agent-ledger";
+const POLICY: &str = "/apis/networking.k8s.io/v1/namespaces/permits/networkpolicies/agent-ledger-store";
 const POD: &str = "/api/v1/namespaces/permits/pods/agent-ledger-0";
 
 #[derive(clap::Parser)]
@@ -102,6 +107,21 @@ impl World {
         (text(&condition["status"]), text(&condition["reason"]))
     }
 
+    /// A sidecar with the credentials that the operator made, which answers every question with `answer`.
+    async fn sidecar(&self, answer: Value) -> tokio::task::JoinHandle<()> {
+        let secret: Secret = serde_json::from_value(self.server.get(SECRET).unwrap()).unwrap();
+        let file = String::from_utf8(secret.data.unwrap()["user.creds"].0.clone()).unwrap();
+        let user = self.broker.connect("agent-ledger", file).await.unwrap();
+        let mut questions = user.client.subscribe("rq.ledger.status").await.unwrap();
+        user.client.flush().await.unwrap();
+        tokio::spawn(async move {
+            while let Some(question) = questions.next().await {
+                let answer = json!({"ok": answer}).to_string();
+                user.client.publish(question.reply.unwrap(), answer.into()).await.unwrap();
+            }
+        })
+    }
+
     fn make_pods_ready(&self) {
         self.server.change(DEPLOYMENT, |deployment| deployment["status"] = json!({"readyReplicas": 1}));
         self.server.put(
@@ -126,6 +146,7 @@ fn context(client: Client, broker: &Broker, workspaces: reflector::Store<context
         jwks: jwks::Cache::default(),
         backoff: Backoff::default(),
         pace: Pace::default(),
+        heads: Heads::default(),
         workspaces,
     }
 }
@@ -210,4 +231,58 @@ async fn an_unreadable_object_stops_nobody_and_goes_when_it_is_deleted() {
     });
     assert_eq!(world.agent().await, [format!("DELETE {STATEFUL_SET}"), format!("PATCH {AGENT}")]);
     assert_eq!(world.server.get(AGENT).unwrap()["metadata"]["finalizers"], json!([]));
+}
+
+#[tokio::test]
+async fn a_mode_is_acknowledged_by_the_sidecar_and_its_journals_end_is_published() {
+    let mut world = World::new().await;
+    world.workspace().await;
+    world.agent().await;
+    world.make_pods_ready();
+    world.server.change(AGENT, |agent| agent["spec"]["operatingMode"] = json!("Paused"));
+    world.agent().await;
+    assert_eq!(world.condition(AGENT, "Paused"), ("False".to_owned(), "Pausing".to_owned()), "nobody answers");
+    let busy = world.sidecar(json!({"ready": true, "mode": "Paused", "inFlight": 2})).await;
+    world.agent().await;
+    assert_eq!(world.condition(AGENT, "Paused"), ("False".to_owned(), "Pausing".to_owned()));
+    busy.abort();
+    let _ = busy.await;
+    let answer = json!({"ready": true, "mode": "Paused", "inFlight": 0, "records": 7, "link": "ab"});
+    let _done = world.sidecar(answer).await;
+    world.agent().await;
+    assert_eq!(world.condition(AGENT, "Paused"), ("True".to_owned(), "Paused".to_owned()));
+    world.workspace().await;
+    let heads = world.server.get(WORKSPACE).unwrap()["status"]["chainHeads"].clone();
+    assert_eq!(
+        (&heads[0]["agent"], &heads[0]["sequence"], &heads[0]["link"]),
+        (&json!("ledger"), &json!(7), &json!("ab"))
+    );
+    assert_eq!((world.workspace().await, world.agent().await), (vec![], vec![]), "a steady state writes nothing");
+}
+
+#[tokio::test]
+async fn a_postgres_store_needs_a_secret_that_is_meant_for_it() {
+    let mut world = World::new().await;
+    world.workspace().await;
+    world.server.change(AGENT, |agent| {
+        agent["spec"]["store"] = json!({"kind": "Postgres", "secretRef": "db"});
+        agent["spec"]["shards"] = json!(2);
+    });
+    world.agent().await;
+    assert_eq!(world.condition(AGENT, "Valid"), ("False".to_owned(), "StoreSecretMissing".to_owned()));
+    let secret = json!({
+        "metadata": {"name": "db", "resourceVersion": "1", "labels": {"rhizon.dev/store-secret": "true"}},
+        "data": {"url": "cG9zdGdyZXM6Ly9tZTpzZWNyZXRAZGIuZGF0YS5zdmMvcGVybWl0cw=="},
+    });
+    world.server.put("/api/v1/namespaces/permits/secrets/db", secret);
+    world.agent().await;
+    assert_eq!(world.condition(AGENT, "Valid").0, "True");
+    let egress = &world.server.get(POLICY).unwrap()["spec"]["egress"];
+    assert_eq!(egress[0]["to"][0]["namespaceSelector"]["matchLabels"]["kubernetes.io/metadata.name"], "data");
+    let settings = world.server.get("/api/v1/namespaces/permits/configmaps/agent-ledger").unwrap();
+    let settings: Value = serde_json::from_str(settings["data"]["settings.json"].as_str().unwrap()).unwrap();
+    assert_eq!(settings["shards"][1]["store"]["schema"], "rhizon_ledger_1");
+    assert_eq!(settings["shards"][1]["consumer"]["name"], "agent-ledger_1");
+    let everything = serde_json::to_string(&world.server.get(STATEFUL_SET)).unwrap() + &settings.to_string();
+    assert!(!everything.contains("secret@"), "the connection string stays in its Secret");
 }

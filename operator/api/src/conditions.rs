@@ -17,6 +17,14 @@ pub const MESSAGING_READY: &str = "MessagingReady";
 pub const GATEWAY_READY: &str = "GatewayReady";
 /// Agent: its pods run.
 pub const WORKLOAD_READY: &str = "WorkloadReady";
+/// Agent: it takes no events and has none in hand. Each of the three stands only where its mode is asked for.
+pub const PAUSED: &str = "Paused";
+/// Agent: all that it had begun is done, and it takes nothing new.
+pub const DRAINED: &str = "Drained";
+/// Agent: it has no pod.
+pub const SUSPENDED: &str = "Suspended";
+/// Workspace: stands, as false, when a journal is not what its published head says.
+pub const JOURNALS_WHOLE: &str = "JournalsWhole";
 
 /// One condition as a step decided it, without times.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,7 +1,10 @@
 //! `RhizonWorkspace`: one tenant, with its namespace, broker accounts, streams and gateway.
 
 use crate::units::{Duration, Size};
-use k8s_openapi::{apimachinery::pkg::api::resource::Quantity, apimachinery::pkg::apis::meta::v1::Condition};
+use k8s_openapi::apimachinery::pkg::{
+    api::resource::Quantity,
+    apis::meta::v1::{Condition, Time},
+};
 use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -257,6 +260,22 @@ pub struct RhizonWorkspaceStatus {
     /// Number of agents in the workspace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agents: Option<i32>,
+    /// Where the agents' journals end, noted once a minute at most: for who wants to know later that nothing was cut off.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub chain_heads: Vec<ChainHead>,
+}
+
+/// The end of the audit chain of one shard of an agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ChainHead {
+    pub agent: String,
+    pub shard: u32,
+    /// Records in the journal.
+    pub sequence: u64,
+    /// Hash of the chain at the last of them.
+    pub link: String,
+    pub time: Time,
 }
 
 /// The namespace that this workspace owns. The UID tells it from a later one of the same name.

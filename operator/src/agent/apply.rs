@@ -4,6 +4,7 @@ use super::{
     Error,
     build::{self, Frame, stateful_set},
     dereference::{Inputs, object_name},
+    inquiry::{self, Report},
     messaging,
     status::{Applied, Outcome},
     store,
@@ -14,6 +15,7 @@ use crate::{
     cluster::apply::{delete, ensure},
     context::Context,
     credentials,
+    heads::Head,
     nats::{claims, keys},
     workspace::validate::Problem,
 };
@@ -33,11 +35,13 @@ pub async fn apply(
     // Without a first position there can be no pod yet; one that has its position goes on while the broker is away.
     let Some(first) = progress.as_ref().ok().map(|progress| progress.first_sequence).or(recorded) else {
         return Ok(Outcome::Applied(Box::new(Applied {
+            mode: settings.operating_mode,
             progress,
             stateful_set: None,
             pods: Vec::new(),
             complaint: None,
             refusals: Vec::new(),
+            reports: Vec::new(),
         })));
     };
     for shard in &mut settings.shards {
@@ -60,13 +64,35 @@ pub async fn apply(
     }
     let set = stateful_set::build(&frame, &settings_json, database.as_ref(), &context.settings);
     let live = ensure(&context.client, &set).await.map_err(Error::Cluster)?;
+    let reports = ask(&frame, inputs, &settings, keys, context).await;
     Ok(Outcome::Applied(Box::new(Applied {
+        mode: settings.operating_mode,
         progress,
         stateful_set: Some(live),
         pods: inputs.pods.clone(),
         complaint: inputs.complaint.clone(),
         refusals: inputs.refusals.clone(),
+        reports,
     })))
+}
+
+/// What the sidecars say, and where their journals end. A broker that is away is told elsewhere.
+async fn ask(
+    frame: &Frame<'_>,
+    inputs: &Inputs,
+    settings: &Sidecar,
+    keys: &keys::Workspace,
+    context: &Context,
+) -> Vec<Option<Report>> {
+    let Ok(client) = context.pool.client(&keys.data).await else { return Vec::new() };
+    let reports = inquiry::ask(&client, settings, &inputs.pods).await;
+    for (shard, report) in settings.shards.iter().zip(&reports) {
+        if let Some(Report { records, link: Some(link), .. }) = report {
+            let head = Head { sequence: *records, link: link.clone() };
+            context.heads.see(frame.namespace, (frame.name.to_owned(), shard.index), head);
+        }
+    }
+    reports
 }
 
 async fn ensure_credentials(

@@ -4,7 +4,9 @@ pub mod apply;
 pub mod build;
 pub mod cleanup;
 pub mod dereference;
+pub mod inquiry;
 pub mod messaging;
+pub mod mode;
 pub mod pods;
 pub mod sidecar;
 pub mod status;
@@ -87,6 +89,8 @@ async fn finish(agent: &RhizonAgent, api: &Api<RhizonAgent>, context: &Context) 
     let uid = agent.metadata.uid.as_deref().unwrap_or_default();
     context.backoff.succeeded(uid);
     context.pace.forget(uid);
+    let (namespace, name) = (&agent.metadata.namespace, &agent.metadata.name);
+    context.heads.forget(namespace.as_deref().unwrap_or_default(), name.as_deref().unwrap_or_default());
     Ok(Action::await_change())
 }
 
@@ -130,5 +134,6 @@ fn requeue(agent: &RhizonAgent, outcome: &status::Outcome, later: Option<Duratio
         return Action::requeue(context.backoff.failed(key));
     }
     context.backoff.succeeded(key);
+    let later = if outcome.is_changing_mode() { Some(Pace::INTERVAL) } else { later };
     Action::requeue(later.unwrap_or(CALM))
 }

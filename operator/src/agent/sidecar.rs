@@ -25,13 +25,17 @@ pub async fn complaint(pods: &[Pod]) -> Option<String> {
     None
 }
 
+pub fn is_started(pod: &Pod) -> bool {
+    let containers = pod.status.as_ref().and_then(|status| status.init_container_statuses.as_ref());
+    containers.into_iter().flatten().any(|container| container.name == "rhizon" && container.started == Some(true))
+}
+
 /// Where a pod's sidecar listens, once it does.
 fn address(pod: &Pod) -> Option<String> {
     let status = pod.status.as_ref()?;
-    let sidecar = status.init_container_statuses.as_ref()?.iter().find(|container| container.name == "rhizon")?;
     let ip = status.pod_ip.as_deref()?;
     let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
-    (sidecar.started == Some(true)).then(|| format!("http://{host}:{}/readyz", paths::HEALTH_PORT))
+    is_started(pod).then(|| format!("http://{host}:{}/readyz", paths::HEALTH_PORT))
 }
 
 async fn ask(address: &str) -> Option<String> {

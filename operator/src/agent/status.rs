@@ -1,6 +1,6 @@
 //! What an agent's status says about what was done. Pure.
 
-use super::pods;
+use super::{inquiry::Report, mode, pods};
 use crate::{
     nats::{self, consumers::Progress},
     workspace::{status::advise, validate::Problem},
@@ -21,6 +21,8 @@ pub enum Outcome {
 }
 
 pub struct Applied {
+    /// What the sidecars were told.
+    pub mode: OperatingMode,
     pub progress: Result<Progress, nats::Error>,
     /// The StatefulSet as the server has it; none while the agent has no first position.
     pub stateful_set: Option<DynamicObject>,
@@ -29,6 +31,8 @@ pub struct Applied {
     pub complaint: Option<String>,
     /// Why no pod could be made, newest last.
     pub refusals: Vec<String>,
+    /// What the sidecars say, shard by shard.
+    pub reports: Vec<Option<Report>>,
 }
 
 impl Outcome {
@@ -41,6 +45,14 @@ impl Outcome {
             Self::Applied(applied) => applied.progress.is_err(),
         }
     }
+
+    /// A mode that nothing tells us of when it is reached.
+    pub fn is_changing_mode(&self) -> bool {
+        match self {
+            Self::Invalid(_) => false,
+            Self::Applied(applied) => mode::finding(applied).is_some_and(|finding| !finding.is_true()),
+        }
+    }
 }
 
 /// The next status.
@@ -51,7 +63,7 @@ pub fn compute(agent: &RhizonAgent, outcome: &Outcome, now: Timestamp) -> Rhizon
             Finding::new(conditions::READY, false, reason, message.clone()),
             Finding::new(conditions::VALID, false, reason, message.clone()),
         ],
-        Outcome::Applied(applied) => findings(agent.spec.operating_mode, applied),
+        Outcome::Applied(applied) => findings(applied),
     };
     let progress = match outcome {
         Outcome::Applied(applied) => applied.progress.as_ref().ok(),
@@ -71,10 +83,9 @@ pub fn compute(agent: &RhizonAgent, outcome: &Outcome, now: Timestamp) -> Rhizon
 
 /// What stands in the way; not what is merely on its way.
 fn last_error(findings: &[Finding]) -> Option<String> {
-    const NO_ERROR: [&str; 3] = ["Starting", "Suspended", "NotReady"];
     findings
         .iter()
-        .find(|finding| finding.status == Some(false) && !NO_ERROR.contains(&finding.reason.as_str()))
+        .find(|finding| finding.status == Some(false) && !is_on_its_way(&finding.reason))
         .map(|finding| shorten(&finding.message))
 }
 
@@ -87,36 +98,40 @@ fn shorten(message: &str) -> String {
     message.chars().take(LIMIT - 1).chain(['…']).collect()
 }
 
-fn findings(mode: OperatingMode, applied: &Applied) -> Vec<Finding> {
-    let Applied { progress, stateful_set, .. } = applied;
+fn is_on_its_way(reason: &str) -> bool {
+    matches!(reason, "Starting" | "Suspended" | "Pausing" | "Draining" | "Suspending")
+}
+
+fn findings(applied: &Applied) -> Vec<Finding> {
+    let Applied { progress, .. } = applied;
     let rest = [
         Finding::new(conditions::VALID, true, "Valid", "the spec makes sense"),
         match progress {
             Ok(_) => Finding::new(conditions::MESSAGING_READY, true, "Applied", "consumer and credentials are set up"),
             Err(error) => Finding::new(conditions::MESSAGING_READY, false, error.reason(), advise(error)),
         },
-        workload(mode, stateful_set.as_ref(), applied),
+        workload(applied),
     ];
-    let ready = match rest.iter().find(|finding| !finding.is_true()) {
-        Some(cause) => Finding::new(conditions::READY, false, &cause.reason, cause.message.clone()),
-        None => match mode {
-            OperatingMode::Running => Finding::new(conditions::READY, true, "Running", "the agent takes events"),
-            OperatingMode::Paused => Finding::new(conditions::READY, true, "Paused", "up, and takes no events"),
-            OperatingMode::Draining => Finding::new(conditions::READY, true, "Draining", "takes no new events"),
-            OperatingMode::Suspended => Finding::new(conditions::READY, false, "Suspended", "has no pod, as asked for"),
-        },
+    let mode = mode::finding(applied);
+    let ready = match (rest.iter().find(|finding| !finding.is_true()), &mode) {
+        (Some(cause), _) => Finding::new(conditions::READY, false, &cause.reason, cause.message.clone()),
+        (None, None) => Finding::new(conditions::READY, true, "Running", "the agent takes events"),
+        (None, Some(mode)) => {
+            let has_pods = applied.mode != OperatingMode::Suspended;
+            Finding::new(conditions::READY, has_pods, &mode.reason, mode.message.clone())
+        }
     };
-    std::iter::once(ready).chain(rest).collect()
+    std::iter::once(ready).chain(rest).chain(mode).collect()
 }
 
-fn workload(mode: OperatingMode, set: Option<&DynamicObject>, applied: &Applied) -> Finding {
-    let Applied { progress: _, stateful_set: _, pods, complaint, refusals } = applied;
+fn workload(applied: &Applied) -> Finding {
+    let Applied { mode, progress: _, stateful_set, pods, complaint, refusals, reports } = applied;
     let finding =
         |status, reason: &str, message: String| Finding::new(conditions::WORKLOAD_READY, status, reason, message);
-    let Some(set) = set else {
+    let Some(set) = stateful_set else {
         return finding(false, "Starting", "the pod follows when the agent has its place in the stream".to_owned());
     };
-    if mode == OperatingMode::Suspended {
+    if *mode == OperatingMode::Suspended {
         return finding(true, "Suspended", "no pod, as asked for".to_owned());
     }
     let wanted = set.data["spec"]["replicas"].as_u64().unwrap_or(1);
@@ -131,7 +146,8 @@ fn workload(mode: OperatingMode, set: Option<&DynamicObject>, applied: &Applied)
         let reason = if refusal.contains("exceeded quota") { "QuotaExceeded" } else { "PodRefused" };
         return finding(false, reason, format!("no pod can be made: {refusal}"));
     }
-    if let Some(complaint) = complaint {
+    let told = reports.iter().flatten().filter(|report| !report.ready).find_map(|report| report.last_error.as_ref());
+    if let Some(complaint) = complaint.as_ref().or(told) {
         return finding(false, "SidecarNotReady", format!("the sidecar is not ready: {complaint}"));
     }
     finding(false, "Starting", format!("{ready} of {wanted} pods are ready"))
@@ -142,24 +158,26 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn agent(mode: &str) -> RhizonAgent {
+    fn agent() -> RhizonAgent {
         serde_json::from_value(json!({
             "apiVersion": "rhizon.dev/v1alpha1", "kind": "RhizonAgent",
             "metadata": {"name": "ledger", "generation": 2},
-            "spec": {"subscribes": ["evt.a.b"], "container": {"image": "x"}, "operatingMode": mode},
+            "spec": {"subscribes": ["evt.a.b"], "container": {"image": "x"}},
             "status": {"lag": 7, "firstSequence": 3},
         }))
         .unwrap()
     }
 
-    fn applied(pods: Vec<Pod>, complaint: Option<&str>, refusals: &[&str]) -> Outcome {
+    fn applied(mode: OperatingMode, pods: Vec<Pod>, complaint: Option<&str>, refusals: &[&str]) -> Outcome {
         let set = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {}, "spec": {"replicas": 1}});
         Outcome::Applied(Box::new(Applied {
+            mode,
             progress: Ok(Progress { first_sequence: 3, lag: 0 }),
             stateful_set: Some(serde_json::from_value(set).unwrap()),
             pods,
             complaint: complaint.map(str::to_owned),
             refusals: refusals.iter().map(|text| (*text).to_owned()).collect(),
+            reports: Vec::new(),
         }))
     }
 
@@ -174,7 +192,8 @@ mod tests {
 
     #[test]
     fn a_running_agent_is_ready_and_has_no_error() {
-        let status = compute(&agent("Running"), &applied(vec![ready_pod()], None, &[]), Timestamp::UNIX_EPOCH);
+        let status =
+            compute(&agent(), &applied(OperatingMode::Running, vec![ready_pod()], None, &[]), Timestamp::UNIX_EPOCH);
         assert_eq!(ready(&status), ("True", "Running"));
         assert_eq!((status.lag, status.last_error, status.first_sequence), (Some(0), None, Some(3)));
     }
@@ -182,15 +201,17 @@ mod tests {
     #[test]
     fn a_quota_that_is_too_small_is_said() {
         let refusal = "exceeded quota: rhizon";
-        let status = compute(&agent("Running"), &applied(Vec::new(), None, &[refusal]), Timestamp::UNIX_EPOCH);
+        let status =
+            compute(&agent(), &applied(OperatingMode::Running, Vec::new(), None, &[refusal]), Timestamp::UNIX_EPOCH);
         assert_eq!(ready(&status), ("False", "QuotaExceeded"));
         assert_eq!(status.last_error.unwrap(), format!("no pod can be made: {refusal}"));
     }
 
     #[test]
     fn a_sidecar_that_is_not_ready_is_quoted() {
-        let outcome = applied(vec![Pod::default()], Some("the store is behind the stream"), &[]);
-        let status = compute(&agent("Running"), &outcome, Timestamp::UNIX_EPOCH);
+        let outcome =
+            applied(OperatingMode::Running, vec![Pod::default()], Some("the store is behind the stream"), &[]);
+        let status = compute(&agent(), &outcome, Timestamp::UNIX_EPOCH);
         assert_eq!(ready(&status), ("False", "SidecarNotReady"));
         assert_eq!(status.last_error.unwrap(), "the sidecar is not ready: the store is behind the stream");
     }
@@ -198,15 +219,36 @@ mod tests {
     #[test]
     fn an_invalid_spec_keeps_what_was_known() {
         let outcome = Outcome::Invalid(Problem::new("InvalidType", "spec.subscribes[0]: …"));
-        let status = compute(&agent("Running"), &outcome, Timestamp::UNIX_EPOCH);
+        let status = compute(&agent(), &outcome, Timestamp::UNIX_EPOCH);
         assert_eq!(ready(&status), ("False", "InvalidType"));
         assert_eq!((status.lag, status.first_sequence), (Some(7), Some(3)));
     }
 
     #[test]
+    fn what_the_sidecar_says_over_the_broker_is_quoted_too() {
+        let mut outcome = applied(OperatingMode::Running, vec![Pod::default()], None, &[]);
+        let Outcome::Applied(inner) = &mut outcome else { panic!() };
+        inner.reports = vec![Some(Report { last_error: Some("no agent".to_owned()), ..Report::default() })];
+        let status = compute(&agent(), &outcome, Timestamp::UNIX_EPOCH);
+        assert_eq!(status.last_error.unwrap(), "the sidecar is not ready: no agent");
+    }
+
+    #[test]
     fn suspended_is_not_ready_and_no_error() {
-        let status = compute(&agent("Suspended"), &applied(Vec::new(), None, &[]), Timestamp::UNIX_EPOCH);
+        let outcome = applied(OperatingMode::Suspended, Vec::new(), None, &[]);
+        let status = compute(&agent(), &outcome, Timestamp::UNIX_EPOCH);
         assert_eq!(ready(&status), ("False", "Suspended"));
         assert_eq!(status.last_error, None);
+        assert!(!outcome.is_changing_mode());
+    }
+
+    #[test]
+    fn a_mode_on_its_way_is_no_error_and_is_looked_at_again() {
+        let outcome = applied(OperatingMode::Paused, vec![ready_pod()], None, &[]);
+        let status = compute(&agent(), &outcome, Timestamp::UNIX_EPOCH);
+        assert_eq!(ready(&status), ("True", "Pausing"));
+        assert_eq!(conditions::find(&status.conditions, conditions::PAUSED).unwrap().status, "False");
+        assert_eq!(status.last_error, None);
+        assert!(outcome.is_changing_mode());
     }
 }

@@ -37,7 +37,10 @@ where
 
 /// Not there yet is no fault.
 fn is_on_its_way(reason: &str) -> bool {
-    matches!(reason, "Starting" | "GatewayStarting" | "SidecarNotReady" | "Suspended")
+    matches!(
+        reason,
+        "Starting" | "GatewayStarting" | "SidecarNotReady" | "Suspended" | "Pausing" | "Draining" | "Suspending"
+    )
 }
 
 /// An event for each condition that became another: for people who read `kubectl describe`.

@@ -17,8 +17,9 @@ use kube::{Api, Resource as _, runtime::controller::Action};
 use rhizon_api::{RhizonWorkspace, conditions};
 use std::{sync::Arc, time::Duration};
 
-/// A healthy workspace is looked at this often without a reason, for new token keys and drift in the broker.
-const CALM: Duration = Duration::from_mins(5);
+/// A healthy workspace is looked at this often without a reason: for events that may go, the ends of journals, new token
+/// keys, and drift in the broker.
+const CALM: Duration = Duration::from_mins(1);
 
 /// A reconcile that could not come to its end.
 #[derive(Debug, thiserror::Error)]
@@ -97,7 +98,8 @@ async fn update_status(
     context: &Context,
 ) -> Result<(), Error> {
     let before = workspace.status.clone().unwrap_or_default();
-    let after = status::compute(workspace, outcome, inputs.agents.len(), Timestamp::now());
+    let seen = context.heads.of(workspace.namespace_name());
+    let after = status::compute(workspace, outcome, &inputs.agents, &seen, Timestamp::now());
     if cluster::status::patch(api, workspace, &before, &after).await.map_err(Error::Cluster)? {
         let reference = workspace.object_ref(&());
         cluster::status::tell(&context.recorder, &reference, &before.conditions, &after.conditions).await;

@@ -1,7 +1,10 @@
 //! What a workspace's status says about what was done. Pure.
 
 use super::validate::Problem;
-use crate::nats;
+use crate::{
+    heads::{self, Seen},
+    nats,
+};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::DynamicObject;
 use rhizon_api::{
@@ -35,13 +38,23 @@ impl Outcome {
     }
 }
 
-/// The next status.
-pub fn compute(workspace: &RhizonWorkspace, outcome: &Outcome, agents: usize, now: Timestamp) -> RhizonWorkspaceStatus {
+/// The next status. `seen` are the ends of the agents' journals.
+pub fn compute(
+    workspace: &RhizonWorkspace,
+    outcome: &Outcome,
+    agents: &[String],
+    seen: &Seen,
+    now: Timestamp,
+) -> RhizonWorkspaceStatus {
     let before = workspace.status.clone().unwrap_or_default();
-    let findings = match outcome {
+    let mut findings = match outcome {
         Outcome::Invalid(problem) => invalid(problem),
         Outcome::Applied(applied) => findings(applied),
     };
+    findings.extend(heads::truncated(&before.chain_heads, seen).map(|why| {
+        let message = format!("{why}. Restore it; if it was meant to begin anew, delete the agent and make it again");
+        Finding::new(conditions::JOURNALS_WHOLE, false, "JournalTruncated", message)
+    }));
     let (namespace, accounts) = match outcome {
         Outcome::Invalid(_) => (before.namespace, before.accounts),
         Outcome::Applied(applied) => (Some(applied.namespace.clone()), Some(applied.accounts.clone())),
@@ -52,7 +65,8 @@ pub fn compute(workspace: &RhizonWorkspace, outcome: &Outcome, agents: usize, no
         conditions: conditions::merge(&before.conditions, &findings, generation, now),
         namespace,
         accounts,
-        agents: matches!(outcome, Outcome::Applied(_)).then(|| i32::try_from(agents).ok()).flatten(),
+        agents: matches!(outcome, Outcome::Applied(_)).then(|| i32::try_from(agents.len()).ok()).flatten(),
+        chain_heads: heads::publish(&before.chain_heads, seen, agents, now),
     }
 }
 

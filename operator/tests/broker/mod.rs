@@ -107,6 +107,11 @@ impl Broker {
         self.user("gateway", &claims::gateway_permissions()).await
     }
 
+    /// Somebody with a credentials file that the operator wrote.
+    pub(crate) async fn connect(&self, name: &str, file: String) -> Result<User, async_nats::ConnectError> {
+        User::connect(&self.server.url(), name, file, PATIENCE).await
+    }
+
     async fn user(&self, name: &str, permissions: &Permissions) -> User {
         let (file, _) = credentials::issue(&self.keys.runtime, name, permissions, now()).unwrap();
         User::connect(&self.server.url(), name, file, PATIENCE).await.unwrap()

@@ -56,7 +56,7 @@ impl Heads {
 }
 
 /// What to publish next: of the agents that there are, what is new and due. No head ever goes back.
-pub fn publish(before: &[ChainHead], seen: &Seen, agents: &[String], now: Timestamp) -> Vec<ChainHead> {
+pub fn publish(before: &[ChainHead], seen: &Seen, agents: &[&str], now: Timestamp) -> Vec<ChainHead> {
     let mut next: BTreeMap<Key, ChainHead> =
         before.iter().map(|head| ((head.agent.clone(), head.shard), head.clone())).collect();
     for (key, Head { sequence, link }) in seen {
@@ -74,7 +74,7 @@ pub fn publish(before: &[ChainHead], seen: &Seen, agents: &[String], now: Timest
             next.insert(key.clone(), head);
         }
     }
-    next.into_values().filter(|head| agents.contains(&head.agent)).take(MAX_HEADS).collect()
+    next.into_values().filter(|head| agents.contains(&head.agent.as_str())).take(MAX_HEADS).collect()
 }
 
 /// The first journal that is not what it was: shorter than its published head, or as long and another.
@@ -105,7 +105,7 @@ mod tests {
 
     #[test]
     fn a_head_is_published_when_it_is_new_and_once_a_minute() {
-        let agents = ["ledger".to_owned()];
+        let agents = ["ledger"];
         let first = publish(&[], &seen(5, "a"), &agents, at(0));
         assert_eq!((first[0].sequence, first[0].link.as_str(), first[0].time.0), (5, "a", at(0)));
         assert_eq!(publish(&first, &seen(9, "b"), &agents, at(59)), first);
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_journal_that_went_back_is_noticed_and_its_head_stays() {
-        let agents = ["ledger".to_owned()];
+        let agents = ["ledger"];
         let published = publish(&[], &seen(5, "a"), &agents, at(0));
         assert_eq!(truncated(&published, &seen(5, "a")), None);
         assert_eq!(truncated(&published, &seen(6, "b")), None);

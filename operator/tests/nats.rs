@@ -5,8 +5,8 @@ mod broker;
 
 use broker::{Broker, User, WORKSPACE, header_map};
 use futures::StreamExt as _;
-use rhizon_api::{units::Duration, workspace::Messaging};
-use rhizon_operator::nats::{Error, api, resolver, retention, streams};
+use rhizon_api::workspace::Messaging;
+use rhizon_operator::nats::{Error, api, resolver, streams};
 use serde_json::{Value, json};
 
 const EVENT: &str = "ev.agent-permits.7.evt.permit.recorded.x";
@@ -185,23 +185,4 @@ async fn a_deleted_workspace_leaves_nothing_and_its_credentials_are_worth_nothin
     assert!(permits.reconnect(std::time::Duration::from_secs(2)).await.is_err());
     let gone = streams::last_sequence(&broker.data, "EVENTS").await.unwrap_err();
     assert!(matches!(gone, Error::Unavailable { .. }), "{gone}");
-}
-
-#[tokio::test]
-async fn old_events_go_when_every_agent_has_handled_them() {
-    let broker = Broker::start(WORKSPACE).await;
-    let permits = broker.agent("permits", &["evt.permit.recorded"], &["evt.*.*"]).await;
-    for payload in ["1", "2", "3"] {
-        permits.publish(EVENT, &[], payload).await;
-    }
-    let short = Messaging { max_age: Duration::from_ms(0), ..Messaging::default() };
-    assert_eq!(retention::enforce(&broker.data, "EVENTS", &short).await.unwrap(), None, "nothing is handled yet");
-    let pulled = permits.pull("agent-permits", 10).await;
-    permits.ask(&pulled[1].1, "+ACK").await.unwrap();
-    assert_eq!(retention::enforce(&broker.data, "EVENTS", &Messaging::default()).await.unwrap(), None, "all are young");
-    assert_eq!(retention::enforce(&broker.data, "EVENTS", &short).await.unwrap(), Some(3));
-    assert_eq!(broker.messages().await, 1);
-    permits.ask(&pulled[2].1, "+ACK").await.unwrap();
-    assert_eq!(retention::enforce(&broker.data, "EVENTS", &short).await.unwrap(), Some(4));
-    assert_eq!(broker.messages().await, 0);
 }

@@ -283,6 +283,11 @@ impl Shard {
     }
 }
 
+/// Names of the consumers of an agent with so many shards.
+pub fn consumer_names(agent: &str, shards: u32) -> impl Iterator<Item = String> {
+    (0..shards).map(move |index| Consumer::of_agent(agent, shards, index).name)
+}
+
 impl Consumer {
     fn of_agent(agent: &str, count: u32, index: u32) -> Self {
         let name = if count == 1 { format!("agent-{agent}") } else { shard_name(agent, index) };

@@ -23,11 +23,16 @@ struct Facts {
     young: u64,
     /// Up to where each consumer has handled everything.
     floors: Vec<u64>,
+    /// A consumer is gone, and with it the knowledge of how far its agent is.
+    is_one_missing: bool,
 }
 
 /// The sequence before which everything may go, if anything may.
 fn plan(facts: &Facts) -> Option<u64> {
-    let Facts { first, last, bytes, max_bytes, young, floors } = facts;
+    let Facts { first, last, bytes, max_bytes, young, floors, is_one_missing } = facts;
+    if *is_one_missing {
+        return None;
+    }
     let handled = floors.iter().min().unwrap_or(last) + 1;
     let pressed = bytes.saturating_mul(100) > max_bytes.saturating_mul(PRESSURE_PERCENT);
     let before = if pressed { handled } else { handled.min(*young) };
@@ -44,15 +49,21 @@ fn floor(consumer: &Value, last: u64) -> u64 {
     number(&consumer["ack_floor"]["stream_seq"]).max(start)
 }
 
-/// Purges what may go from a stream. Returns before which sequence, if anything went.
-pub async fn enforce(client: &Client, stream: &str, messaging: &Messaging) -> Result<Option<u64>, Error> {
-    let facts = look(client, stream, messaging).await?;
+/// Purges what may go from a stream. `consumers` are those that must be there. Returns before which sequence, if
+/// anything went.
+pub async fn enforce(
+    client: &Client,
+    stream: &str,
+    messaging: &Messaging,
+    consumers: &[String],
+) -> Result<Option<u64>, Error> {
+    let facts = look(client, stream, messaging, consumers).await?;
     let Some(before) = plan(&facts) else { return Ok(None) };
     api::call(client, &format!("$JS.API.STREAM.PURGE.{stream}"), &json!({"seq": before})).await?;
     Ok(Some(before))
 }
 
-async fn look(client: &Client, stream: &str, messaging: &Messaging) -> Result<Facts, Error> {
+async fn look(client: &Client, stream: &str, messaging: &Messaging, expected: &[String]) -> Result<Facts, Error> {
     // In this order, what arrives in between makes floors too low, never too high.
     let seen_last = super::streams::last_sequence(client, stream).await?;
     let consumers = api::list(client, &format!("$JS.API.CONSUMER.LIST.{stream}"), "consumers").await?;
@@ -66,6 +77,7 @@ async fn look(client: &Client, stream: &str, messaging: &Messaging) -> Result<Fa
         max_bytes: number(&info["config"]["max_bytes"]),
         young: young(client, stream, messaging, last).await?,
         floors: consumers.iter().map(|consumer| floor(consumer, seen_last)).collect(),
+        is_one_missing: expected.iter().any(|name| consumers.iter().all(|found| found["name"] != name.as_str())),
     })
 }
 
@@ -86,7 +98,7 @@ mod tests {
     use super::*;
 
     fn facts() -> Facts {
-        Facts { first: 1, last: 100, bytes: 10, max_bytes: 100, young: 50, floors: vec![80, 90] }
+        Facts { first: 1, last: 100, bytes: 10, max_bytes: 100, young: 50, floors: vec![80, 90], is_one_missing: false }
     }
 
     #[test]
@@ -96,6 +108,7 @@ mod tests {
         assert_eq!(plan(&Facts { floors: vec![80, 0], ..facts() }), None);
         assert_eq!(plan(&Facts { young: 1, ..facts() }), None);
         assert_eq!(plan(&Facts { floors: Vec::new(), ..facts() }), Some(50));
+        assert_eq!(plan(&Facts { is_one_missing: true, ..facts() }), None);
     }
 
     #[test]

@@ -34,7 +34,7 @@ pub async fn apply(
     let keys = ensure_keys(workspace, context).await?;
     let accounts = AccountsStatus { data: keys.data.public_key(), runtime: keys.runtime.public_key() };
     // A broker that is away is an outcome: the gateway starts all the same, and waits for it.
-    let messaging = ensure_messaging(workspace, &keys, context).await;
+    let messaging = ensure_messaging(workspace, inputs, &keys, context).await;
     let gateway = ensure_gateway(workspace, inputs, &access, &keys, context).await?;
     Ok(Outcome::Applied(Box::new(Applied { namespace, accounts, messaging, gateway })))
 }
@@ -85,6 +85,7 @@ async fn ensure_keys(workspace: &RhizonWorkspace, context: &Context) -> Result<k
 
 async fn ensure_messaging(
     workspace: &RhizonWorkspace,
+    inputs: &Inputs,
     keys: &keys::Workspace,
     context: &Context,
 ) -> Result<(), nats::Error> {
@@ -107,7 +108,7 @@ async fn ensure_messaging(
             tracing::info!(workspace = name, stream = stream.name, "wrote a stream");
         }
     }
-    if let Some(before) = retention::enforce(&client, "EVENTS", messaging).await? {
+    if let Some(before) = retention::enforce(&client, "EVENTS", messaging, &inputs.consumers).await? {
         tracing::info!(workspace = name, before, "let go of events that everybody has handled");
     }
     Ok(())

@@ -11,7 +11,7 @@ use kube::{
 };
 use rhizon_api::{
     RhizonAgent, RhizonWorkspace,
-    settings::{Agent, Issuer},
+    settings::{Agent, Issuer, consumer_names},
 };
 use rhizon_kernel::TypePattern;
 
@@ -22,6 +22,8 @@ pub struct Inputs {
     pub rival: Option<String>,
     /// The workspace's agents, sorted by name.
     pub agents: Vec<Agent>,
+    /// Consumers of those that have their place in the stream.
+    pub consumers: Vec<String>,
     /// The cluster's own token issuer.
     pub issuer: Issuer,
     pub gateway_secret: Option<Secret>,
@@ -35,28 +37,37 @@ pub async fn dereference(workspace: &RhizonWorkspace, context: &Context) -> Resu
     let secrets = Api::<Secret>::namespaced(client.clone(), name);
     let gateway_secret = found(secrets.get("rhizon-gateway").await)
         .map_err(|e| Error::new("reading", format!("Secret {name}/rhizon-gateway"), e))?;
+    let live = agents(client, name).await?;
     Ok(Inputs {
         namespace,
         rival: rival(workspace, context),
-        agents: agents(client, name).await?,
+        agents: live.iter().filter_map(agent).collect(),
+        consumers: live.iter().flat_map(consumers).collect(),
         issuer: context.jwks.get(client).await?,
         gateway_secret,
     })
 }
 
-/// Read field by field, so that one object that cannot be decoded keeps nobody else from the gateway.
-async fn agents(client: &Client, namespace: &str) -> Result<Vec<Agent>, Error> {
+/// Those that stay, by name. Read field by field, so that one that cannot be decoded keeps nobody else from the gateway.
+async fn agents(client: &Client, namespace: &str) -> Result<Vec<DynamicObject>, Error> {
     let api = Api::<DynamicObject>::namespaced_with(client.clone(), namespace, &ApiResource::erase::<RhizonAgent>(&()));
     let agents = api.list(&ListParams::default()).await;
-    let agents = agents.map_err(|e| Error::new("listing", format!("agents of {namespace}"), e))?;
-    let mut known: Vec<Agent> = agents
-        .items
-        .into_iter()
-        .filter(|agent| agent.metadata.deletion_timestamp.is_none())
-        .filter_map(|agent| Some(Agent { subscribes: subscribes(&agent.data["spec"]), name: agent.metadata.name? }))
-        .collect();
-    known.sort_by(|a, b| a.name.cmp(&b.name));
-    Ok(known)
+    let mut agents = agents.map_err(|e| Error::new("listing", format!("agents of {namespace}"), e))?.items;
+    agents.retain(|agent| agent.metadata.deletion_timestamp.is_none());
+    agents.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+    Ok(agents)
+}
+
+fn agent(live: &DynamicObject) -> Option<Agent> {
+    Some(Agent { subscribes: subscribes(&live.data["spec"]), name: live.metadata.name.clone()? })
+}
+
+fn consumers(live: &DynamicObject) -> Vec<String> {
+    let shards = live.data["spec"]["shards"].as_u64().and_then(|shards| u32::try_from(shards).ok()).unwrap_or(1);
+    match &live.metadata.name {
+        Some(name) if !live.data["status"]["firstSequence"].is_null() => consumer_names(name, shards).collect(),
+        _ => Vec::new(),
+    }
 }
 
 /// A type that is none is the agent's problem, and said in its status.

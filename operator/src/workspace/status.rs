@@ -10,6 +10,7 @@ use kube::api::DynamicObject;
 use rhizon_api::{
     RhizonWorkspace,
     conditions::{self, Finding},
+    settings::Agent,
     workspace::{AccountsStatus, NamespaceStatus, RhizonWorkspaceStatus},
 };
 
@@ -42,7 +43,7 @@ impl Outcome {
 pub fn compute(
     workspace: &RhizonWorkspace,
     outcome: &Outcome,
-    agents: &[String],
+    agents: &[Agent],
     seen: &Seen,
     now: Timestamp,
 ) -> RhizonWorkspaceStatus {
@@ -59,6 +60,7 @@ pub fn compute(
         Outcome::Invalid(_) => (before.namespace, before.accounts),
         Outcome::Applied(applied) => (Some(applied.namespace.clone()), Some(applied.accounts.clone())),
     };
+    let names: Vec<&str> = agents.iter().map(|agent| agent.name.as_str()).collect();
     let generation = workspace.metadata.generation;
     RhizonWorkspaceStatus {
         observed_generation: generation,
@@ -66,7 +68,7 @@ pub fn compute(
         namespace,
         accounts,
         agents: matches!(outcome, Outcome::Applied(_)).then(|| i32::try_from(agents.len()).ok()).flatten(),
-        chain_heads: heads::publish(&before.chain_heads, seen, agents, now),
+        chain_heads: heads::publish(&before.chain_heads, seen, &names, now),
     }
 }
 

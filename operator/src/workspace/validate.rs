@@ -147,7 +147,7 @@ mod tests {
 
     fn inputs() -> Inputs {
         let issuer = Issuer { issuer: "https://cluster".to_owned(), jwks: json!({"keys": []}) };
-        Inputs { namespace: None, rival: None, agents: Vec::new(), issuer, gateway_secret: None }
+        Inputs { namespace: None, rival: None, agents: Vec::new(), consumers: Vec::new(), issuer, gateway_secret: None }
     }
 
     fn reason(spec: &Value, inputs: &Inputs) -> &'static str {

@@ -6,6 +6,7 @@ use crate::{
         Error,
         claims::Permissions,
         credentials::{self, Issued},
+        jwt,
     },
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -72,6 +73,12 @@ pub fn issued(secret: &Secret) -> Option<Issued> {
     Some(Issued { digest: annotations.get(DIGEST)?.clone(), expires: annotations.get(EXPIRES)?.parse().ok()? })
 }
 
+/// Public key of the user whose credentials a Secret holds.
+pub fn user_key(secret: &Secret) -> Option<String> {
+    let file = std::str::from_utf8(&secret.data.as_ref()?.get(paths::CREDENTIALS)?.0).ok()?;
+    file.lines().find_map(jwt::decode).map(|claims| claims.subject)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,6 +103,7 @@ mod tests {
         let first = build_at(None, &account, 1_000);
         let live: Secret = serde_json::from_value(first.value().clone()).unwrap();
         assert_eq!(build_at(Some(&live), &account, 1_000 + LIFETIME_S / 2), first);
+        assert!(user_key(&live).unwrap().starts_with('U'));
         let renewed = build_at(Some(&live), &account, 1_001 + LIFETIME_S / 2);
         assert_ne!(renewed.value()["data"]["user.creds"], first.value()["data"]["user.creds"]);
         assert_eq!(renewed.value()["data"]["msg-id.key"], first.value()["data"]["msg-id.key"]);

@@ -186,3 +186,20 @@ async fn a_deleted_workspace_leaves_nothing_and_its_credentials_are_worth_nothin
     let gone = streams::last_sequence(&broker.data, "EVENTS").await.unwrap_err();
     assert!(matches!(gone, Error::Unavailable { .. }), "{gone}");
 }
+
+#[tokio::test]
+async fn a_revoked_user_is_out_at_once_and_for_good_and_others_are_not() {
+    let broker = Broker::start(WORKSPACE).await;
+    let permits = broker.agent("permits", &["evt.permit.recorded"], &["evt.*.*"]).await;
+    let ledger = broker.agent("ledger", &[], &["evt.*.*"]).await;
+    broker.revoke(&permits).await;
+    permits.ended().await;
+    assert!(permits.reconnect(std::time::Duration::from_secs(2)).await.is_err());
+    assert!(!broker.ensure_accounts().await, "the account remembers it, and that is no drift");
+    broker.revoke(&permits).await;
+    assert!(permits.reconnect(std::time::Duration::from_secs(2)).await.is_err());
+    ledger.api("$JS.API.CONSUMER.INFO.EVENTS.agent-ledger", &Value::Null).await;
+    // A new agent of the name has another key.
+    let anew = broker.agent("permits", &["evt.permit.recorded"], &["evt.*.*"]).await;
+    assert_eq!(anew.publish(EVENT, &[], "1").await["seq"], 1);
+}

@@ -1,16 +1,21 @@
 //! The end of an agent. Needs its name and namespace only, so it works whatever the spec says.
 //!
-//! Its Kubernetes objects go by their owner reference; here goes what has none: the consumers, and with the workspace's
+//! Its Kubernetes objects go by their owner reference; here goes what has none: the user, the consumers, and with the workspace's
 //! policy `Delete` the store. A Postgres is the tenant's: what is in it stays.
 
 use super::{Error, dereference::object_name};
 use crate::{
-    cluster::{self, Manifest, apply, gone},
+    cluster::{self, Manifest, apply, found, gone},
     context::Context,
+    credentials,
     nats::{claims, consumers, resolver, streams},
     workspace,
 };
-use k8s_openapi::{api::core::v1::PersistentVolumeClaim, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+use k8s_openapi::{
+    api::core::v1::{PersistentVolumeClaim, Secret},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    jiff::Timestamp,
+};
 use kube::{
     Api,
     api::{DeleteParams, ListParams},
@@ -28,20 +33,34 @@ pub async fn cleanup(metadata: &ObjectMeta, context: &Context) -> Result<(), Err
     apply::delete(&context.client, &set).await.map_err(Error::Cluster)?;
     // Also one that is being deleted itself: its agents go first, and need its accounts.
     let Some(owner) = context.claimant_of(namespace) else { return Ok(()) };
-    delete_messaging(&owner, name, context).await?;
+    let secrets = Api::<Secret>::namespaced(context.client.clone(), namespace);
+    let secret = found(secrets.get(&object).await)
+        .map_err(|e| Error::Cluster(cluster::Error::new("reading", format!("Secret {namespace}/{object}"), e)))?;
+    delete_messaging(&owner, name, secret.as_ref().and_then(credentials::user_key).as_deref(), context).await?;
     if owner.spec.deletion_policy == DeletionPolicy::Delete {
         delete_volumes(name, namespace, context).await?;
     }
     Ok(())
 }
 
-async fn delete_messaging(owner: &RhizonWorkspace, agent: &str, context: &Context) -> Result<(), Error> {
+/// `user` is the public key of the agent's user: its credentials end with it, wherever a copy of them is.
+async fn delete_messaging(
+    owner: &RhizonWorkspace,
+    agent: &str,
+    user: Option<&str>,
+    context: &Context,
+) -> Result<(), Error> {
     let name = owner.metadata.name.as_deref().unwrap_or_default();
     let Some(keys) = workspace::read_keys(name, context).await.map_err(Error::Workspace)? else { return Ok(()) };
     let system = context.pool.system().await.map_err(Error::Messaging)?;
     // An account that never came to be, or is gone, has no streams.
     if resolver::look_up(&system, &keys.data.public_key()).await.map_err(Error::Messaging)?.is_none() {
         return Ok(());
+    }
+    if let Some(user) = user {
+        let (account, now) = (keys.runtime.public_key(), Timestamp::now().as_second());
+        let _lock = context.pool.lock_accounts().await;
+        resolver::revoke(&system, context.pool.signer(), &account, user, now).await.map_err(Error::Messaging)?;
     }
     let client = context.pool.client(&keys.data).await.map_err(Error::Messaging)?;
     for stream in ["EVENTS", streams::JOURNAL] {

@@ -8,18 +8,19 @@ use super::{
 use async_nats::{Client, connection::State};
 use nkeys::KeyPair;
 use std::{collections::HashMap, sync::Arc, time::Duration};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, MutexGuard};
 
 /// Connections by account. One that is lost is repaired by its client; meanwhile a call fails at once.
 pub struct Pool {
     broker: Broker,
     installation: keys::Installation,
+    accounts: Mutex<()>,
     clients: Mutex<HashMap<String, Arc<Mutex<Option<Client>>>>>,
 }
 
 impl Pool {
     pub fn new(broker: Broker, installation: keys::Installation) -> Self {
-        Self { broker, installation, clients: Mutex::default() }
+        Self { broker, installation, accounts: Mutex::default(), clients: Mutex::default() }
     }
 
     /// Signs accounts.
@@ -29,6 +30,11 @@ impl Pool {
 
     pub fn broker(&self) -> &Broker {
         &self.broker
+    }
+
+    /// To be held while an account is read and written: the broker cannot tell a change in between.
+    pub async fn lock_accounts(&self) -> MutexGuard<'_, ()> {
+        self.accounts.lock().await
     }
 
     pub async fn system(&self) -> Result<Client, Error> {

@@ -94,6 +94,7 @@ async fn ensure_messaging(
     let messaging = &workspace.spec.messaging;
     let system = context.pool.system().await?;
     let now = Timestamp::now().as_second();
+    let lock = context.pool.lock_accounts().await;
     for account in [
         claims::data_account(&data, name, &runtime, streams::storage_limits(messaging)),
         claims::runtime_account(&runtime, name, &data),
@@ -102,6 +103,7 @@ async fn ensure_messaging(
             tracing::info!(workspace = name, account = account.name, "pushed an account");
         }
     }
+    drop(lock);
     let client = context.pool.client(&keys.data).await?;
     for stream in streams::build(messaging) {
         if streams::ensure(&client, &stream).await? {

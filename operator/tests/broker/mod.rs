@@ -5,7 +5,7 @@ use async_nats::{Client, ConnectOptions, HeaderMap};
 use futures::StreamExt as _;
 use rhizon_api::{RhizonAgentSpec, settings::Sidecar, workspace::Messaging};
 use rhizon_operator::nats::{
-    api, claims, claims::Permissions, connect, consumers, credentials, keys, pool::Pool, resolver, server, streams,
+    api, claims, claims::Permissions, connect, consumers, credentials, jwt, keys, pool::Pool, resolver, server, streams,
 };
 use rhizon_tests::nats::{Options, Server};
 use serde_json::{Value, json};
@@ -76,6 +76,13 @@ impl Broker {
     /// Whether anything had to be written.
     pub(crate) async fn ensure_accounts(&self) -> bool {
         push_accounts(&self.system, &self.installation, &self.keys, &self.workspace).await
+    }
+
+    /// Ends a user of the runtime account.
+    pub(crate) async fn revoke(&self, user: &User) {
+        let key = user.file.lines().find_map(jwt::decode).unwrap().subject;
+        let account = self.keys.runtime.public_key();
+        resolver::revoke(&self.system, &self.installation.operator_signing, &account, &key, now()).await.unwrap();
     }
 
     pub(crate) async fn delete_accounts(&self) {
@@ -253,6 +260,13 @@ impl User {
     pub(crate) async fn cannot_subscribe(&self, subject: &str) {
         let _subscription = self.client.subscribe(subject.to_owned()).await.unwrap();
         self.violation(subject).await;
+    }
+
+    /// Waits until the broker has ended the connection.
+    pub(crate) async fn ended(&self) {
+        let mut events = self.violations.lock().await;
+        let seen = async { while events.recv().await.is_some_and(|event| !event.contains("disconnected")) {} };
+        tokio::time::timeout(PATIENCE, seen).await.unwrap_or_else(|_| panic!("{} is still connected", self.name));
     }
 
     async fn violation(&self, subject: &str) {

@@ -5,7 +5,7 @@ mod api_server;
 mod broker;
 
 use api_server::ApiServer;
-use broker::Broker;
+use broker::{Broker, User};
 use clap::Parser as _;
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Secret;
@@ -24,6 +24,7 @@ use rhizon_operator::{
     heads::Heads,
     jwks,
     metrics::Metrics,
+    nats::{api, streams},
     settings::Settings,
     workspace,
 };
@@ -37,6 +38,8 @@ const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/permits/deployments/rhizon-ga
 const STATEFUL_SET: &str = "/apis/apps/v1/namespaces/permits/statefulsets/agent-ledger";
 const SECRET: &str = "/api/v1/namespaces/permits/secrets/agent-ledger";
 const POLICY: &str = "/apis/networking.k8s.io/v1/namespaces/permits/networkpolicies/agent-ledger-store";
+const GATEWAY_SETTINGS: &str = "/api/v1/namespaces/permits/configmaps/rhizon-gateway";
+const GATEWAY_POD: &str = "/api/v1/namespaces/permits/pods/rhizon-gateway-x";
 const POD: &str = "/api/v1/namespaces/permits/pods/agent-ledger-0";
 
 #[derive(clap::Parser)]
@@ -107,11 +110,16 @@ impl World {
         (text(&condition["status"]), text(&condition["reason"]))
     }
 
-    /// A sidecar with the credentials that the operator made, which answers every question with `answer`.
-    async fn sidecar(&self, answer: Value) -> tokio::task::JoinHandle<()> {
+    /// Somebody with the credentials that the operator made.
+    async fn user(&self) -> User {
         let secret: Secret = serde_json::from_value(self.server.get(SECRET).unwrap()).unwrap();
         let file = String::from_utf8(secret.data.unwrap()["user.creds"].0.clone()).unwrap();
-        let user = self.broker.connect("agent-ledger", file).await.unwrap();
+        self.broker.connect("agent-ledger", file).await.unwrap()
+    }
+
+    /// A sidecar that answers every question with `answer`.
+    async fn sidecar(&self, answer: Value) -> tokio::task::JoinHandle<()> {
+        let user = self.user().await;
         let mut questions = user.client.subscribe("rq.ledger.status").await.unwrap();
         user.client.flush().await.unwrap();
         tokio::spawn(async move {
@@ -126,7 +134,10 @@ impl World {
         self.server.change(DEPLOYMENT, |deployment| deployment["status"] = json!({"readyReplicas": 1}));
         self.server.put(
             POD,
-            json!({"metadata": {"name": "agent-ledger-0"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}),
+            json!({
+                "metadata": {"name": "agent-ledger-0", "labels": {"rhizon.dev/agent": "ledger"}},
+                "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+            }),
         );
     }
 }
@@ -285,4 +296,42 @@ async fn a_postgres_store_needs_a_secret_that_is_meant_for_it() {
     assert_eq!(settings["shards"][1]["consumer"]["name"], "agent-ledger_1");
     let everything = serde_json::to_string(&world.server.get(STATEFUL_SET)).unwrap() + &settings.to_string();
     assert!(!everything.contains("secret@"), "the connection string stays in its Secret");
+}
+
+#[tokio::test]
+async fn a_gateway_is_told_of_new_settings_once() {
+    let mut world = World::new().await;
+    world.workspace().await;
+    let labels = json!({"app.kubernetes.io/component": "gateway"});
+    world.server.put(GATEWAY_POD, json!({"metadata": {"name": "rhizon-gateway-x", "labels": labels}}));
+    assert_eq!(world.workspace().await, [format!("PATCH {GATEWAY_POD}")], "it might have older ones");
+    assert_eq!(world.workspace().await, Vec::<String>::new());
+    world.server.change(WORKSPACE, |workspace| {
+        workspace["spec"]["gateway"] = json!({"access": [{"subject": "s", "read": true}]});
+    });
+    let writes = without_events(world.workspace().await);
+    assert_eq!(writes, [format!("PATCH {GATEWAY_SETTINGS}"), format!("PATCH {GATEWAY_POD}")]);
+}
+
+#[tokio::test]
+async fn a_deleted_agent_loses_its_user_and_with_the_policy_its_journal() {
+    for (policy, is_kept) in [("Retain", true), ("Delete", false)] {
+        let mut world = World::new().await;
+        world.server.change(WORKSPACE, |workspace| workspace["spec"] = json!({"deletionPolicy": policy}));
+        world.server.change(AGENT, |agent| agent["spec"]["store"] = json!({"kind": "JetStream"}));
+        world.workspace().await;
+        world.agent().await;
+        let keys = workspace::read_keys("permits", &world.context).await.unwrap().unwrap();
+        let data = world.context.pool.client(&keys.data).await.unwrap();
+        data.request("jr.ledger.0", "record".into()).await.unwrap();
+        let user = world.user().await;
+        world.server.change(AGENT, |agent| agent["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));
+        world.agent().await;
+        user.ended().await;
+        assert_eq!(streams::has_subject(&data, streams::JOURNAL, "jr.ledger.>").await.unwrap(), is_kept);
+        for stream in ["EVENTS", streams::JOURNAL] {
+            let left = api::call(&data, &format!("$JS.API.CONSUMER.NAMES.{stream}"), &Value::Null).await.unwrap();
+            assert_eq!(left["total"], 0, "{left}");
+        }
+    }
 }

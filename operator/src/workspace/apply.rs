@@ -4,7 +4,9 @@ use super::{
     Error, build,
     build::{gateway, ownership},
     dereference::Inputs,
-    keys_secret, read_keys,
+    keys_secret,
+    nudge::nudge,
+    read_keys,
     status::{Applied, Outcome},
     validate::{GatewayAccess, Problem},
 };
@@ -137,7 +139,10 @@ async fn ensure_gateway(
     let secret = build::label(secret, workspace);
     ensure(&context.client, &secret).await.map_err(Error::Cluster)?;
     for manifest in gateway::parts(workspace, access, &inputs.agents, &context.settings) {
-        ensure(&context.client, &manifest).await.map_err(Error::Cluster)?;
+        let live = ensure(&context.client, &manifest).await.map_err(Error::Cluster)?;
+        if manifest.kind() == "ConfigMap" {
+            nudge(workspace.namespace_name(), &live, context).await.map_err(Error::Cluster)?;
+        }
     }
     ensure(&context.client, &gateway::deployment(workspace, &context.settings)).await.map_err(Error::Cluster)
 }

@@ -4,6 +4,7 @@ pub mod apply;
 pub mod build;
 pub mod cleanup;
 pub mod dereference;
+pub mod nudge;
 pub mod status;
 pub mod validate;
 

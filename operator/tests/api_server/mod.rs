@@ -66,7 +66,7 @@ impl ApiServer {
             state.writes.push(format!("{} {path}", parts.method));
         }
         let (status, answer) = match parts.method {
-            Method::GET => state.read(&path),
+            Method::GET => state.read(&path, parts.uri.query().unwrap_or_default()),
             Method::POST => state.create(&path, body),
             Method::PATCH => (StatusCode::OK, state.patch(&path, body)),
             Method::DELETE => state.delete(&path),
@@ -78,7 +78,7 @@ impl ApiServer {
 }
 
 impl State {
-    fn read(&self, path: &str) -> (StatusCode, Value) {
+    fn read(&self, path: &str, query: &str) -> (StatusCode, Value) {
         if let Some(object) = self.objects.get(path) {
             return (StatusCode::OK, object.clone());
         }
@@ -88,7 +88,7 @@ impl State {
         if is_collection {
             let below = format!("{path}/");
             let items = self.objects.iter().filter(|(key, _)| key.starts_with(&below)).map(|(_, object)| object);
-            let items: Vec<&Value> = items.collect();
+            let items: Vec<&Value> = items.filter(|object| is_selected(object, query)).collect();
             return (StatusCode::OK, json!({"apiVersion": "v1", "kind": "List", "metadata": {}, "items": items}));
         }
         missing(path)
@@ -121,6 +121,14 @@ impl State {
             None => missing(path),
         }
     }
+}
+
+/// By one label: `labelSelector=<key>%3D<value>`.
+fn is_selected(object: &Value, query: &str) -> bool {
+    let selector = query.split('&').find_map(|part| part.strip_prefix("labelSelector="));
+    let selector = selector.map(|text| text.replace("%2F", "/").replace("%3D", "="));
+    let Some((key, value)) = selector.as_deref().and_then(|text| text.split_once('=')) else { return true };
+    object["metadata"]["labels"][key] == value
 }
 
 fn merge(below: &mut Value, above: Value) {

@@ -12,7 +12,7 @@ use crate::output::table;
 use crate::show;
 
 #[derive(Serialize, Deserialize)]
-pub(crate) struct Outcomes {
+pub(crate) struct Answer {
     source: String,
     id: String,
     outcomes: Vec<Outcome>,
@@ -28,11 +28,11 @@ struct Outcome {
 }
 
 pub(crate) async fn run(client: &mut Client, source: &str, id: &str, output: Output) -> Result<(), Failure> {
-    let outcomes: Outcomes = client.get_json(&path(source, id, None)).await?;
-    outcomes.print(output)
+    let answer: Answer = client.get_json(&path(source, id, None)).await?;
+    answer.print(output)
 }
 
-impl Outcomes {
+impl Answer {
     pub(crate) fn print(self, output: Output) -> Result<(), Failure> {
         if output == Output::Json {
             return show::print(&self);

@@ -13,18 +13,13 @@ pub(crate) struct Progress {
 impl Progress {
     /// Counts `things`, such as events, up to a total where one is known.
     pub(crate) fn start(things: &str, total: Option<u64>, already: u64) -> Self {
-        let (bar, template) = match total {
-            Some(total) => {
-                let template = format!(
-                    "{{bar:40.cyan/dim}} {{human_pos}}/{{human_len}} {things}  {{per_sec}}  {{eta}} left  {{wide_msg}}"
-                );
-                (ProgressBar::new(total), template)
-            }
-            None => {
-                let template = format!("{{spinner}} {{human_pos}} {things}  {{per_sec}}  {{wide_msg}}");
-                (ProgressBar::new_spinner(), template)
-            }
+        let (bar, template) = if let Some(total) = total {
+            let template = "{bar:40.cyan/dim} {human_pos}/{human_len} THINGS  {per_sec}  {eta} left  {wide_msg}";
+            (ProgressBar::new(total), template)
+        } else {
+            (ProgressBar::new_spinner(), "{spinner} {human_pos} THINGS  {per_sec}  {wide_msg}")
         };
+        let template = template.replace("THINGS", things);
         bar.set_style(ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar()));
         bar.set_position(already);
         bar.reset_eta();

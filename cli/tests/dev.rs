@@ -2,35 +2,22 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
-use std::io::{BufRead as _, BufReader, Write as _};
+mod common;
+
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Stdio};
+
+use common::{Running, dev, rhizon, text};
 
 fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples").join(name)
 }
 
-fn rhizon() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rhizon"));
-    command.env_remove("RHIZON_GATEWAY").env_remove("RHIZON_TOKEN");
-    command
-}
-
-fn dev(example_name: &str, state: &Path) -> Command {
-    let mut command = rhizon();
-    command.arg("dev").arg(example(example_name)).arg("--state").arg(state).args(["--listen", "127.0.0.1:0"]);
-    command
-}
-
-fn text(output: &Output) -> (String, String) {
-    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
-    (text(&output.stdout), text(&output.stderr))
-}
-
 /// The sample through the example's agents, checked; what `verify` printed, which has the roots.
 fn run_sample(state: &Path) -> String {
     let folder = example("permits");
-    let mut command = dev("permits", state);
+    let mut command = dev(&folder, state);
     command.arg("--events").arg(folder.join("events.ndjson")).arg("--expect").arg(folder.join("expected.json"));
     let output = command.arg("--once").output().unwrap();
     let (out, err) = text(&output);
@@ -47,7 +34,8 @@ fn the_permits_example_gives_the_expected_result_whatever_is_killed() {
 
     let killed = folder.path().join("killed");
     for _ in 0..2 {
-        let mut run = Running::start(dev("permits", &killed).arg("--events").arg(example("permits/events.ndjson")));
+        let mut run =
+            Running::start(dev(&example("permits"), &killed).arg("--events").arg(example("permits/events.ndjson")));
         run.wait_for("all agents are up");
         run.process.kill().unwrap();
     }
@@ -55,51 +43,10 @@ fn the_permits_example_gives_the_expected_result_whatever_is_killed() {
     assert_eq!(run_sample(&killed), calm, "a second start goes on from its stores");
 }
 
-/// A `rhizon dev` that is stopped, or killed, in the end.
-struct Running {
-    process: Child,
-    lines: std::io::Lines<BufReader<std::process::ChildStderr>>,
-    seen: String,
-}
-
-impl Running {
-    fn start(command: &mut Command) -> Self {
-        let mut process = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-        let lines = BufReader::new(process.stderr.take().unwrap()).lines();
-        Self { process, lines, seen: String::new() }
-    }
-
-    /// The line that has the words.
-    fn wait_for(&mut self, words: &str) -> String {
-        for line in self.lines.by_ref() {
-            let line = line.unwrap();
-            self.seen.push_str(&line);
-            self.seen.push('\n');
-            if line.contains(words) {
-                return line;
-            }
-        }
-        panic!("'{words}' was not said:\n{}", self.seen);
-    }
-
-    fn interrupt(mut self) {
-        let id = self.process.id().to_string();
-        assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
-        assert!(self.process.wait().unwrap().success());
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
 #[test]
 fn a_user_publishes_looks_and_verifies() {
     let folder = tempfile::tempdir().unwrap();
-    let mut dev = Running::start(&mut dev("greeting", &folder.path().join("state")));
+    let mut dev = Running::start(&mut dev(&example("greeting"), &folder.path().join("state")));
     let url = dev.wait_for("  gateway ").trim().trim_start_matches("gateway ").to_owned();
     dev.wait_for("all agents are up");
     let run = |arguments: &[&str]| rhizon().args(["--gateway", &url]).args(arguments).output().unwrap();
@@ -158,9 +105,9 @@ fn the_sample_is_what_its_script_makes() {
 #[test]
 fn two_processes_do_not_share_their_stores() {
     let folder = tempfile::tempdir().unwrap();
-    let mut first = Running::start(&mut dev("greeting", folder.path()));
+    let mut first = Running::start(&mut dev(&example("greeting"), folder.path()));
     first.wait_for("all agents are up");
-    let second = dev("greeting", folder.path()).output().unwrap();
+    let second = dev(&example("greeting"), folder.path()).output().unwrap();
     assert_eq!(second.status.code(), Some(2));
     assert!(text(&second).1.contains("another `rhizon dev` runs"), "{:?}", text(&second));
     first.interrupt();

@@ -8,10 +8,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
+use futures::StreamExt as _;
 use http_body_util::{BodyExt as _, Full};
 use hyper_util::client::legacy::{Client, connect::HttpConnector};
 use hyper_util::rt::TokioExecutor;
 use rhizon_api::settings::{self, Access};
+use rhizon_kernel::chain::Hash;
 use rhizon_runtime::bus::nats::Connection;
 use rhizon_runtime::gateway;
 use rhizon_tests::nats;
@@ -128,6 +130,17 @@ impl World {
         (status, serde_json::from_slice(&body).unwrap_or_default())
     }
 
+    async fn delete(&self, token: &str, path: &str) -> u16 {
+        let uri = format!("http://{}{path}", self.settings.listen);
+        let request = http::Request::delete(uri).header("authorization", format!("Bearer {token}"));
+        self.client.request(request.body(Full::default()).unwrap()).await.unwrap().status().as_u16()
+    }
+
+    async fn text(&self, address: &str, path: &str) -> String {
+        let answer = self.client.get(format!("http://{address}{path}").parse().unwrap()).await.unwrap();
+        String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+    }
+
     async fn health(&self, path: &str) -> u16 {
         self.call(&self.settings.health_listen, None, None, path).await.0
     }
@@ -221,5 +234,98 @@ async fn a_nearly_full_stream_keeps_its_rest_for_agents() {
         })
         .await;
     assert_eq!(problem["code"], "workspace_full");
+    world.end().await;
+}
+
+/// Plays the sidecar of `permits`, which has one dead letter and one timer.
+async fn play_sidecar(operator: &Connection) -> tokio::task::JoinHandle<()> {
+    let client = operator.client.clone();
+    let mut questions = client.subscribe("rq.permits.>").await.unwrap();
+    tokio::spawn(async move {
+        while let Some(question) = questions.next().await {
+            let asked: Value = serde_json::from_slice(&question.payload).unwrap();
+            let is = |id: &str| asked["key"] == key_of(id).to_string();
+            let answer = match question.subject.rsplit('.').next() {
+                Some("dead") if is("dead") => format!("{}\n", dead_letter()),
+                Some("event") if is("late") => json!({"ok": {
+                    "outcome": "waiting", "entity": "case-1", "outputs": [], "until": "2030-01-01T00:00:00Z"
+                }})
+                .to_string(),
+                Some("event") if is("0") => json!({"ok": {
+                    "outcome": "processed", "entity": "case-1", "version": 1, "sequence": 2, "outputs": []
+                }})
+                .to_string(),
+                _ => json!({"error": {"code": "not_found", "detail": "unknown"}}).to_string(),
+            };
+            client.publish(question.reply.unwrap(), answer.into()).await.unwrap();
+        }
+    })
+}
+
+fn key_of(id: &str) -> Hash {
+    rhizon_kernel::identity::dedup_key("gateway", "/logs/a", id)
+}
+
+fn dead_letter() -> String {
+    let event = json!({
+        "specversion": "1.0", "id": "dead", "source": "/logs/a", "type": "cmd.permit.record", "subject": "case-1",
+        "workspace": "permits", "roles": "clerk"
+    });
+    let decided = format!(
+        r#"{{"entity":"case-1","subject":"s","before":0,"after":0,"input":{event},"outcome":"dead-lettered"}}"#
+    );
+    let zero = Hash::ZERO;
+    let observed = r#"{"sequence":4,"stream":1,"time":"2026-01-01T00:00:00Z","attempts":5,"epoch":1,"revision":"r"}"#;
+    format!(r#"{{"link":"{zero}","hash":"{zero}","size":{},"decided":{decided},"observed":{observed}}}"#, decided.len())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_reach_the_stream_once_and_in_order() {
+    let world = World::start(1 << 30).await;
+    let sidecar = play_sidecar(&world.operator).await;
+    let token = world.token(CLERK, "rhizon/permits");
+    let redrive = format!("/v1/agents/permits/dead/{}/redrive", key_of("dead"));
+    let command =
+        async |path: &str| world.call(&world.settings.listen, Some(&token), Some(String::new()), path).await.0;
+    assert_eq!(command(&redrive).await, 403);
+
+    let mut settings = world.settings.clone();
+    settings.access[0].send.extend(["ctl.dead.*", "ctl.timer.cancel"].map(|send| send.parse().unwrap()));
+    std::fs::write(&world.path, serde_json::to_vec(&settings).unwrap()).unwrap();
+    world.until("granted", async || command(&redrive).await == 202).await;
+    assert_eq!(command(&redrive).await, 202);
+    assert_eq!(world.delete(&token, &format!("/v1/agents/permits/dead/{}", key_of("dead"))).await, 202);
+    assert_eq!(world.delete(&token, "/v1/events?source=/logs/a&id=late").await, 202);
+
+    let partition = rhizon_kernel::subject::partition("case-1");
+    let expected = ["cmd.permit.record", "ctl.dead.redrive", "ctl.dead.drop", "ctl.timer.cancel"];
+    assert_eq!(world.stored().await, expected.len() as u64);
+    for (sequence, event_type) in (1..).zip(expected) {
+        let message = world.ask("$JS.API.STREAM.MSG.GET.EVENTS", &json!({"seq": sequence})).await;
+        let subject = format!("to.permits.gateway.{partition}.{event_type}.case-1");
+        assert_eq!(message["message"]["subject"], subject);
+    }
+    sidecar.abort();
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outcomes_are_asked_of_sidecars() {
+    let world = World::start(1 << 30).await;
+    let sidecar = play_sidecar(&world.operator).await;
+    let token = world.token(CLERK, "rhizon/permits");
+    let ask = async |id: &str| {
+        world.call(&world.settings.listen, Some(&token), None, &format!("/v1/events?source=/logs/a&id={id}")).await
+    };
+    let (status, answer) = ask("0").await;
+    assert_eq!((status, &answer["outcomes"][0]["outcome"]), (200, &json!("processed")));
+    assert_eq!(ask("unknown").await.0, 404);
+    assert_eq!(world.post(&token, events(0..2)).await.0, 202);
+    let other = events(1..2).replace("case-1", "case-2");
+    let (status, problem) = world.post(&token, other).await;
+    assert_eq!((status, &problem["code"], &problem["field"]), (409, &json!("id_reused"), &json!("[0].id")));
+    let refusals = world.text(&world.settings.health_listen, "/metrics").await;
+    assert!(refusals.contains(r#"rhizon_gateway_refusals_total{code="id_reused"} 1"#), "{refusals}");
+    sidecar.abort();
     world.end().await;
 }

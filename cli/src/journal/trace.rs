@@ -16,7 +16,7 @@ use crate::show;
 /// An event, who handled it, and what came of it. Places are those in [`Events`].
 #[derive(Debug, Default)]
 struct Event {
-    event_type: String,
+    kind: String,
     source: String,
     id: String,
     subject: String,
@@ -64,7 +64,7 @@ impl Events {
         let Envelope { source, id, event_type, subject, actor, causationid, .. } = input;
         let place = self.place(&source, &id);
         let event = &mut self.all[place];
-        (event.event_type, event.subject) = (event_type.into(), subject);
+        (event.kind, event.subject) = (event_type.into(), subject);
         (event.actor, event.names_cause) = (actor.unwrap_or_default(), causationid);
         event.handled.push(Handled {
             agent: agent.to_owned(),
@@ -79,7 +79,7 @@ impl Events {
             let output = self.place(&source, &id);
             self.link(place, output);
             let output = &mut self.all[output];
-            (output.event_type, output.subject, output.actor) = (event_type, subject, actor.unwrap_or_default());
+            (output.kind, output.subject, output.actor) = (event_type, subject, actor.unwrap_or_default());
         }
     }
 
@@ -102,7 +102,9 @@ impl Events {
             (event.cause.is_none() && cause != effect).then_some((cause, effect))
         };
         let links: Vec<(usize, usize)> = self.all.iter().enumerate().filter_map(found).collect();
-        links.into_iter().for_each(|(cause, effect)| self.link(cause, effect));
+        for (cause, effect) in links {
+            self.link(cause, effect);
+        }
     }
 
     fn find(&self, id: &str, source: Option<&str>) -> Result<usize, Failure> {

@@ -57,7 +57,7 @@ struct Setters {
     /// A JSON pointer.
     asked: Option<String>,
     state: Value,
-    setters: BTreeMap<String, Setter>,
+    last: BTreeMap<String, Setter>,
 }
 
 impl Setters {
@@ -74,7 +74,7 @@ impl Setters {
         for field in fields {
             let (before, after) = (self.state.pointer(&field), after.pointer(&field));
             if before != after {
-                self.setters.insert(field.clone(), Setter::new(&field, after, record));
+                self.last.insert(field.clone(), Setter::new(&field, after, record));
             }
         }
         self.state = after;
@@ -83,10 +83,7 @@ impl Setters {
     /// In the order of the fields; without those that are gone, unless one was asked for.
     fn finish(self) -> Vec<Setter> {
         let asked = self.asked.is_some();
-        self.setters
-            .into_values()
-            .filter(|setter| asked || setter.value.as_ref().is_some_and(|v| !v.is_null()))
-            .collect()
+        self.last.into_values().filter(|setter| asked || setter.value.as_ref().is_some_and(|v| !v.is_null())).collect()
     }
 }
 
@@ -109,7 +106,7 @@ fn pointer(field: &str) -> String {
     if field.is_empty() || field.starts_with('/') {
         return field.to_owned();
     }
-    field.split('.').map(|name| format!("/{}", escaped(name))).collect()
+    format!("/{}", field.split('.').map(escaped).collect::<Vec<_>>().join("/"))
 }
 
 pub(crate) async fn run(
@@ -121,7 +118,7 @@ pub(crate) async fn run(
 ) -> Result<(), Failure> {
     let path = format!("/v1/agents/{}/entities/{}/history", segment(agent), segment(entity));
     let mut records = Records::of(client.get(&path).await?);
-    let mut setters = Setters { asked: field.map(pointer), state: Value::Null, setters: BTreeMap::new() };
+    let mut setters = Setters { asked: field.map(pointer), state: Value::Null, last: BTreeMap::new() };
     while let Some(line) = records.next().await? {
         if let Some(record) = Record::read(&line)? {
             setters.take(&record);
@@ -172,7 +169,7 @@ mod tests {
 
     /// Field, and the sequence of its last setter.
     fn last(asked: Option<&str>, states: &[Option<Value>]) -> Vec<(String, u64)> {
-        let mut setters = Setters { asked: asked.map(pointer), state: Value::Null, setters: BTreeMap::new() };
+        let mut setters = Setters { asked: asked.map(pointer), state: Value::Null, last: BTreeMap::new() };
         for (sequence, state) in (1..).zip(states) {
             let change = state.as_ref().map_or(Change::Deleted, |state| Change::Set(to_raw_value(state).unwrap()));
             setters.take(&record(sequence, change));

@@ -13,7 +13,7 @@ use http::{HeaderMap, Method, StatusCode};
 
 use crate::args::{self, Output};
 use crate::client::{self, Client};
-use crate::event::Outcomes;
+use crate::event::Answer;
 use crate::failure::{Failure, Problem};
 use crate::progress::Progress;
 use input::{Batch, Lines};
@@ -75,7 +75,7 @@ async fn send(
     batch: &Batch,
     progress: &Progress,
     args: &args::Publish,
-) -> Result<Option<Outcomes>, Failure> {
+) -> Result<Option<Answer>, Failure> {
     let since = Instant::now();
     let mut pause = Duration::from_millis(200);
     loop {
@@ -99,7 +99,7 @@ enum Attempt {
     Final(Problem),
 }
 
-async fn attempt(client: &mut Client, batch: &Batch, wait: Option<u8>) -> Result<Option<Outcomes>, Attempt> {
+async fn attempt(client: &mut Client, batch: &Batch, wait: Option<u8>) -> Result<Option<Answer>, Attempt> {
     let again = |failure| Attempt::Again(failure, None);
     let preference = wait.map(|seconds| format!("wait={seconds}"));
     let headers = match &preference {
@@ -135,7 +135,7 @@ fn name_line(problem: Problem, batch: &Batch) -> Failure {
 }
 
 /// What became of the one event of a batch.
-fn say_outcome(batch: &Batch, outcomes: Option<Outcomes>, output: Output) -> Result<(), Failure> {
+fn say_outcome(batch: &Batch, outcomes: Option<Answer>, output: Output) -> Result<(), Failure> {
     match outcomes {
         Some(outcomes) => outcomes.print(output),
         None if output == Output::Json => Ok(()),

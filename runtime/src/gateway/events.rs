@@ -67,8 +67,8 @@ pub(super) async fn post(
         app.metrics.accepted(accepted);
     }
     span.outcome("accepted");
-    if let Some(awaited) = awaited
-        && let Some(outcomes) = awaited.outcomes(app.reader.as_ref()).await
+    if let (Some(awaited), [(_, digest)]) = (awaited, identities.as_slice())
+        && let Some(outcomes) = awaited.outcomes(app.reader.as_ref(), *digest).await?
     {
         return Ok(outcomes);
     }

@@ -1,7 +1,7 @@
 //! What became of an event, as a sidecar answers it and the gateway passes it on.
 
 use jiff::Timestamp;
-use rhizon_kernel::egress;
+use rhizon_kernel::chain::Hash;
 use rhizon_kernel::ingress::Reason;
 use serde::{Deserialize, Serialize};
 
@@ -33,6 +33,9 @@ pub struct Outcome {
     /// Failed tries of a waiting event.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts: Option<u32>,
+    /// Of the content that was decided on: the same id may have been used for other content too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<Hash>,
 }
 
 /// An event that followed.
@@ -53,9 +56,5 @@ impl Outcome {
     /// Waits for its time, and not for an entity or a retry: it can be taken back.
     pub fn is_timer(&self) -> bool {
         self.outcome == WAITING && self.until.is_some() && self.attempts.unwrap_or_default() == 0
-    }
-
-    pub fn is_dead(&self) -> bool {
-        self.outcome == egress::Outcome::DeadLettered.as_str()
     }
 }

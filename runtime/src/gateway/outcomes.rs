@@ -142,14 +142,19 @@ impl Awaited {
         }
     }
 
-    /// The outcomes of all receivers; `None` when time is up before.
-    pub(super) async fn outcomes(self, reader: &dyn Reader) -> Option<Response> {
+    /// The outcomes of all receivers; `None` when time is up before. An agent that has decided on other content under this
+    /// id tells that the id was reused.
+    pub(super) async fn outcomes(self, reader: &dyn Reader, digest: Hash) -> Result<Option<Response>, Problem> {
         let deadline = Instant::now() + self.wait;
-        let outcomes = timeout_at(deadline, all_outcomes(reader, self.receivers, self.key)).await.ok()?;
+        let all = all_outcomes(reader, self.receivers, self.key);
+        let Ok(outcomes) = timeout_at(deadline, all).await else { return Ok(None) };
+        if outcomes.iter().any(|answered| answered.outcome.digest.is_some_and(|decided| decided != digest)) {
+            return Err(Problem::id_reused());
+        }
         let answers = Answers { outcomes, silent: Vec::new() };
         let mut response = json(&body(&self.source, &self.id, &answers)).into_response();
         response.headers_mut().insert("preference-applied", HeaderValue::from_static("wait"));
-        Some(response)
+        Ok(Some(response))
     }
 }
 

@@ -77,6 +77,8 @@ impl Reader for Sidecar {
             (_, Verb::Event, _) => match question.key {
                 Some(key) if key == key_of("1") => reply(json!({"ok": {
                     "outcome": "processed", "entity": "case-1", "version": 1, "sequence": 2, "outputs": []}})),
+                Some(key) if key == key_of("used") => reply(json!({"ok": {
+                    "outcome": "processed", "entity": "case-1", "outputs": [], "digest": key}})),
                 Some(key) if key == key_of("timer") => reply(json!({"ok": {
                     "outcome": "waiting", "entity": "case-1", "outputs": [], "until": "2030-01-01T00:00:00Z"}})),
                 _ => reply(json!({"error": {"code": "not_found", "detail": "unknown"}})),
@@ -283,6 +285,10 @@ async fn who_sends_one_event_may_wait_for_its_outcomes() {
     assert_eq!(answer.headers()["preference-applied"], "wait");
     let body: Value = serde_json::from_slice(answer.body()).unwrap();
     assert_eq!((&body["outcomes"][0]["agent"], &body["outcomes"][1]), (&json!("permits"), &Value::Null));
+
+    let used = EVENT.replace(r#""id":"1""#, r#""id":"used""#);
+    let (status, body) = api.post(&used).await;
+    assert_eq!((status, body.contains(r#""code":"id_reused""#)), (409, true), "{body}");
 
     let unknown = EVENT.replace(r#""id":"1""#, r#""id":"slow""#);
     assert_eq!(api.post(&unknown).await, (202, r#"{"accepted":1}"#.into()), "when time is up");

@@ -56,6 +56,7 @@ fn waiting(entity: String, until: Option<Timestamp>) -> Outcome {
         outputs: Vec::new(),
         until,
         attempts: None,
+        digest: None,
     }
 }
 
@@ -73,6 +74,7 @@ fn decided(row: &Row) -> Result<Outcome, NoRecord> {
         outputs: decided.outputs.iter().map(|raw| sent(raw.get())).collect::<Result<_, _>>()?,
         until: None,
         attempts: None,
+        digest: decided.input.map(|input| Hash::of(&[input.get().as_bytes()])),
     })
 }
 

@@ -25,13 +25,13 @@ pub(super) fn json(events: &Events, root: usize, asked: usize) -> Node<'_> {
 
 fn node<'a>(events: &'a Events, place: usize, asked: usize, seen: &mut HashSet<usize>) -> Node<'a> {
     seen.insert(place);
-    let Event { event_type, source, id, subject, actor, effects, handled, .. } = &events.all[place];
+    let Event { kind, source, id, subject, actor, effects, handled, .. } = &events.all[place];
     let effects = effects.iter().filter_map(|&effect| {
         let is_new = !seen.contains(&effect);
         is_new.then(|| node(events, effect, asked, seen))
     });
     let effects = effects.collect();
-    Node { r#type: event_type, source, id, subject, actor, asked: place == asked, handled, effects }
+    Node { r#type: kind, source, id, subject, actor, asked: place == asked, handled, effects }
 }
 
 /// One line for each event and for each agent that handled it.

@@ -21,6 +21,8 @@ use crate::clock::SystemClock;
 use crate::driver::{self, Demand, Driver, Ordering, Report, Retry, Stopped};
 use crate::metrics::Metrics;
 use crate::store::EventStore;
+use crate::store::jetstream::{JetStreamStore, Place};
+use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
 use crate::telemetry::{Tracer, Traces};
 
@@ -51,14 +53,48 @@ pub fn driver_settings(settings: &settings::Sidecar, shard: &settings::Shard) ->
 /// Runs until `stop`, or until the driver must not go on; `Ok` only for the first.
 pub async fn run(settings: settings::Sidecar, stop: watch::Receiver<bool>) -> anyhow::Result<()> {
     let shard = settings.shards.first().context("the settings name no shard")?;
-    let settings::Store::Sqlite { path } = &shard.store else { anyhow::bail!("only a SQLite store can be opened") };
-    let store = SqliteStore::open(path).await.with_context(|| format!("opening the store {}", path.display()))?;
     let connection = Connection::start(&settings.nats).await?;
+    match &shard.store {
+        settings::Store::Sqlite { path } => {
+            let store = SqliteStore::open(path).await;
+            let store = store.with_context(|| format!("opening the store {}", path.display()))?;
+            let result = run_with(&settings, shard, connection, store.clone(), stop).await;
+            store.close().await;
+            result
+        }
+        settings::Store::Postgres { url_file, schema } => {
+            let url = tokio::fs::read_to_string(url_file).await;
+            let url = url.with_context(|| format!("reading the database's URL in {}", url_file.display()))?;
+            let store = PostgresStore::open(url.trim(), schema).await;
+            let store = store.with_context(|| format!("opening the store {schema}"))?;
+            let result = run_with(&settings, shard, connection, store.clone(), stop).await;
+            store.close().await;
+            result
+        }
+        settings::Store::JetStream { stream, subject, consumer, cache } => {
+            let place = Place { stream: stream.clone(), subject: subject.clone(), consumer: consumer.clone() };
+            let store = JetStreamStore::open(connection.clone(), place, cache).await;
+            let store = store.with_context(|| format!("opening the store's cache {}", cache.display()))?;
+            let result = run_with(&settings, shard, connection, store.clone(), stop).await;
+            store.close().await;
+            result
+        }
+    }
+}
+
+/// The same for every kind of store.
+async fn run_with(
+    settings: &settings::Sidecar,
+    shard: &settings::Shard,
+    connection: Connection,
+    store: impl EventStore,
+    stop: watch::Receiver<bool>,
+) -> anyhow::Result<()> {
     let consumer = &shard.consumer;
     let bus = JetStreamBus::new(connection.clone(), consumer.stream.clone(), consumer.name.clone());
     let agent = HttpAgent::new(&settings.agent_url, settings.protocol, settings.concurrency);
     let traces = Traces::from_env(&settings.nats.user)?;
-    let parts = Parts::new(&settings, agent, traces.tracer());
+    let parts = Parts::new(settings, agent, traces.tracer());
     let mut tasks = JoinSet::new();
     tasks.spawn(doors::serve_health(settings.health_listen.clone(), parts.health()));
     tasks.spawn(doors::serve_drain(settings.drain_listen.clone(), parts.hold.clone()));
@@ -68,11 +104,10 @@ pub async fn run(settings: settings::Sidecar, stop: watch::Receiver<bool>) -> an
         store.clone(),
         parts.report.subscribe(),
     ));
-    let stopped = parts.drive(driver_settings(&settings, shard), bus, store.clone(), stop, &mut tasks).await;
+    let stopped = parts.drive(driver_settings(settings, shard), bus, store, stop, &mut tasks).await;
     let _ = tokio::time::timeout(Duration::from_secs(2), connection.client.flush()).await;
     tasks.shutdown().await;
     traces.close().await;
-    store.close().await;
     match stopped? {
         Stopped::Asked => Ok(()),
         stopped => Err(anyhow::Error::new(stopped)),

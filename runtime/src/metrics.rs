@@ -126,6 +126,7 @@ impl Metrics {
             StoreError::Fenced { .. } => "fenced",
             StoreError::Conflict { .. } => "conflict",
             StoreError::Full(_) => "full",
+            StoreError::TooLarge { .. } => "too_large",
             StoreError::Failed { .. } => "failed",
         };
         self.store_failures.get_or_create(&Category { category }).inc();

@@ -9,7 +9,8 @@ mod world;
 use std::time::Duration;
 
 use common::{expected, log};
-use world::{Role, World};
+use rhizon_runtime::bus::Outgoing;
+use world::{Role, Store, World};
 
 /// The real log where it is at hand, and the sample of our own making elsewhere.
 fn data() -> (std::path::PathBuf, std::path::PathBuf) {
@@ -30,8 +31,17 @@ async fn roots_are_those_of_the_calm_run_whatever_is_killed() {
     let roots = calm.check(&cases, &officers).await;
     calm.stop().await;
 
-    let mut stormy = World::start().await;
-    let publisher = stormy.publish_beside(events.clone());
+    for store in [Store::Sqlite, Store::Postgres, Store::JetStream] {
+        let stormy = storm(store, &events).await;
+        assert_eq!(stormy.check(&cases, &officers).await, roots, "{store:?}");
+        stormy.stop().await;
+    }
+}
+
+/// Kills everything in turn while the events come, and waits until all of them have had their effect.
+async fn storm(store: Store, events: &[Outgoing]) -> World {
+    let mut stormy = World::start_on(store, Vec::new()).await;
+    let publisher = stormy.publish_beside(events.to_vec());
     for (round, role) in [Role::Sidecar(0), Role::Agent(0), Role::Broker, Role::Sidecar(1), Role::Agent(1)]
         .repeat(2)
         .into_iter()
@@ -43,16 +53,21 @@ async fn roots_are_those_of_the_calm_run_whatever_is_killed() {
     }
     publisher.await.unwrap();
     stormy.wait_for_total(events.len() as u64).await;
-    assert_eq!(stormy.check(&cases, &officers).await, roots);
-    stormy.stop().await;
+    stormy
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_second_sidecar_of_the_same_agent_makes_the_first_one_stop() {
+    for store in [Store::Sqlite, Store::Postgres, Store::JetStream] {
+        overtake(store).await;
+    }
+}
+
+async fn overtake(store: Store) {
     let (events, result) = data();
     let events = log(&events);
     let [cases, officers] = expected(&result);
-    let mut world = World::start().await;
+    let mut world = World::start_on(store, Vec::new()).await;
     let publisher = world.publish_beside(events.clone());
     tokio::time::sleep(Duration::from_millis(150)).await;
     world.start_second(0);

@@ -16,7 +16,7 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message as _;
 use rhizon_kernel::Envelope;
-use world::World;
+use world::{Store, World};
 
 type Spans = Arc<Mutex<Vec<Span>>>;
 
@@ -47,7 +47,7 @@ fn hex(bytes: &[u8]) -> String {
 async fn each_hop_is_a_span_below_the_one_before() {
     let (url, spans) = collector().await;
     let environment = vec![("OTEL_EXPORTER_OTLP_ENDPOINT", url), ("OTEL_BSP_SCHEDULE_DELAY", "100".to_owned())];
-    let mut world = World::start_with(environment).await;
+    let mut world = World::start_on(Store::Sqlite, environment).await;
     let mut event = Envelope::new("1".into(), "/test".into(), "cmd.permit.record".parse().unwrap(), "case-1".into());
     event.traceparent = Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into());
     event.data = Some(serde_json::value::RawValue::from_string(r#"{"activity":"a","resource":"r"}"#.into()).unwrap());

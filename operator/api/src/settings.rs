@@ -358,6 +358,17 @@ mod tests {
     }
 
     #[test]
+    fn stores_are_written_as_documented() {
+        let postgres = json!({"kind": "postgres", "urlFile": "/u", "schema": "rhizon_a_0"});
+        let jetstream =
+            json!({"kind": "jetStream", "stream": "J", "subject": "jr.a.0", "consumer": "agent-a-0", "cache": "/c"});
+        for text in [postgres, jetstream] {
+            let store: Store = serde_json::from_value(text.clone()).unwrap();
+            assert_eq!(serde_json::to_value(store).unwrap(), text);
+        }
+    }
+
+    #[test]
     fn a_wrong_type_is_named_with_its_place() {
         let wrong = spec(&json!({"subscribes": ["cmd.permit.record", "Permit recorded"]}));
         let error = Sidecar::from_agent("permits", "ledger", &wrong).unwrap_err();

@@ -14,6 +14,7 @@ use crate::driver::Stopped;
 use crate::gateway::{Question, Reply, Verb};
 use crate::reads::{self, Circumstances};
 use crate::store::EventStore;
+use crate::store::jetstream::{JetStreamStore, Place};
 use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
 
@@ -45,7 +46,12 @@ pub(super) async fn start(
             let store = PostgresStore::open(url.trim(), &schema).await.context("opening the Postgres store")?;
             Ok(driven.start(shard, store, shards))
         }
-        settings::Store::JetStream { .. } => anyhow::bail!("merge"),
+        settings::Store::JetStream { stream, subject, consumer, cache } => {
+            let journal = Place { stream, subject, consumer };
+            let opened = JetStreamStore::open(connection.clone(), journal, &cache).await;
+            let store = opened.with_context(|| format!("opening the store's cache {}", cache.display()))?;
+            Ok(driven.start(shard, store, shards))
+        }
     }
 }
 

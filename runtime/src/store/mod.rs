@@ -1,5 +1,6 @@
 //! The store port: where an agent's decisions become durable. One `append` is one atomic step.
 
+pub mod jetstream;
 pub mod memory;
 pub mod postgres;
 mod rows;
@@ -12,6 +13,7 @@ use rhizon_kernel::chain::Hash;
 use rhizon_kernel::egress::{Commit, Outcome};
 use rhizon_kernel::record::{Line, Observed, Tail};
 use rhizon_kernel::{Config, Head};
+use serde::{Deserialize, Serialize};
 
 /// What a store remembers of its agent.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -110,16 +112,22 @@ pub struct Batch {
 
 /// Changes to what waits in the store: events that were taken from the stream and can't be decided yet, and outputs that
 /// are not to be published yet.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
 pub struct Waits {
     /// Parked anew, or again with another due time.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub park: Vec<Parked>,
     /// Stream sequences of parked events that the batch decides. The next events of an entity that is held become due.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub unpark: Vec<u64>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub defer: Vec<Deferred>,
     /// Outputs and timers that are taken back: a deferred output is gone, a timer is due, and marked as cancelled.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub cancel: Vec<Hash>,
     /// Dead letters that are dealt with, by the key of their event.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub resolve: Vec<Hash>,
 }
 
@@ -131,7 +139,8 @@ impl Waits {
 }
 
 /// An event that waits in the store, so that the position can pass it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Parked {
     pub stream: u64,
     pub entity: String,
@@ -146,17 +155,20 @@ pub struct Parked {
     /// Failed tries so far.
     pub attempts: u32,
     pub subject: String,
+    #[serde(with = "jetstream::base64")]
     pub payload: Bytes,
 }
 
 /// An output that waits until it is due.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Deferred {
     pub key: Hash,
     pub due_ms: i64,
     /// The record it belongs to.
     pub sequence: u64,
     pub subject: String,
+    #[serde(with = "jetstream::base64")]
     pub payload: Bytes,
 }
 
@@ -230,6 +242,10 @@ pub enum StoreError {
     Conflict { expected: u64, found: u64 },
     #[error("the store is full: {0}; give it more room (spec.store.size) or free some")]
     Full(String),
+    #[error(
+        "the batch is {bytes} bytes and the broker takes {limit}; give the agent smaller batches (spec.batch.maxEvents)"
+    )]
+    TooLarge { bytes: usize, limit: usize },
     #[error("the store did not answer ({doing}): {cause}")]
     Failed { doing: &'static str, cause: String },
 }

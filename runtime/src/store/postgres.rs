@@ -121,7 +121,7 @@ impl EventStore for PostgresStore {
             found.iter().map(rows::head_and_held).collect::<Result<_>>()?;
         let tried = "SELECT key, count FROM attempts WHERE key = ANY($1)";
         let tried = self.known(tried, &keys, |row| Ok(Known::Tried(small(row, 1)?))).await?;
-        let parked = "SELECT key, digest FROM parked WHERE key = ANY($1)";
+        let parked = "SELECT key, digest FROM parked WHERE key = ANY($1) ORDER BY stream DESC";
         let parked = self.known(parked, &keys, |row| Ok(Known::Parked(hash(row, 1)?))).await?;
         let settled = "SELECT key, digest FROM known WHERE key = ANY($1)";
         let settled = self.known(settled, &keys, |row| Ok(Known::Settled(hash(row, 1)?))).await?;
@@ -195,7 +195,7 @@ impl EventStore for PostgresStore {
         if let Some(row) = look(decided).await? {
             return Ok(Some(Fate::Decided(journal_row(&row)?)));
         }
-        if let Some(row) = look("SELECT entity, due, attempts FROM parked WHERE key = $1").await? {
+        if let Some(row) = look("SELECT entity, due, attempts FROM parked WHERE key = $1 ORDER BY stream").await? {
             let (entity, due_ms) = (rows::text(&row, 0)?, rows::time_ms(&row, 1)?);
             return Ok(Some(Fate::Parked { entity, due_ms, attempts: small(&row, 2)? }));
         }
@@ -213,7 +213,9 @@ impl EventStore for PostgresStore {
             self.rows("look for what is due", query).await
         };
         let events = "SELECT stream, entity, key, digest, due, holds::int::bigint, cancelled::int::bigint, attempts, \
-                             subject, payload FROM parked WHERE due <= $1 ORDER BY due, stream LIMIT $2";
+                             subject, payload FROM parked p WHERE due <= $1 AND NOT EXISTS (SELECT 1 FROM parked q \
+                          WHERE sha256(q.entity) = sha256(p.entity) AND q.holds AND p.holds AND q.stream < p.stream \
+                          AND coalesce(q.due > $1, true)) ORDER BY stream LIMIT $2";
         let outputs = "SELECT key, due, sequence, subject, payload FROM deferred WHERE due <= $1 \
                        ORDER BY due, sequence, key LIMIT $2";
         Ok(Due {

@@ -3,7 +3,7 @@
 //! One connection writes, a few read. `mark` is the fence: each write checks the epoch in its own transaction. Lists go
 //! to SQLite as one argument, packed or as JSON, so that a statement is the same, and prepared once, for every batch.
 
-mod append;
+pub(super) mod append;
 
 use std::path::Path;
 use std::time::Duration;
@@ -30,11 +30,11 @@ macro_rules! packed {
         )
     };
 }
-use packed;
+pub(super) use packed;
 
 #[derive(Clone)]
 pub struct SqliteStore {
-    writer: SqlitePool,
+    pub(super) writer: SqlitePool,
     readers: SqlitePool,
 }
 
@@ -44,7 +44,18 @@ impl SqliteStore {
         Self::open_with(path, SqliteSynchronous::Full).await
     }
 
+    /// Of two processes that make the file at the same moment one is refused; when it looks again the file is made.
     pub(super) async fn open_with(path: &Path, synchronous: SqliteSynchronous) -> Result<Self> {
+        match Self::make(path, synchronous).await {
+            Ok(store) => Ok(store),
+            Err(_) => {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                Self::make(path, synchronous).await
+            }
+        }
+    }
+
+    async fn make(path: &Path, synchronous: SqliteSynchronous) -> Result<Self> {
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -60,12 +71,10 @@ impl SqliteStore {
             .connect_with(options.clone())
             .await
             .map_err(|e| failed("open", &e))?;
-        let migrations = sqlx::migrate!("migrations/sqlite");
-        if migrations.run(&writer).await.is_err() {
-            // Perhaps another process did the same at the same moment, and is done now.
-            let again = migrations.run(&writer).await;
-            again.map_err(|e| StoreError::Failed { doing: "migrate", cause: e.to_string() })?;
-        }
+        sqlx::migrate!("migrations/sqlite")
+            .run(&writer)
+            .await
+            .map_err(|e| StoreError::Failed { doing: "migrate", cause: e.to_string() })?;
         let readers = SqlitePoolOptions::new()
             .max_connections(2)
             .min_connections(1)

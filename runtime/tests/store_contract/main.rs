@@ -5,12 +5,14 @@
 mod basics;
 mod disks;
 mod events;
+mod journal;
 mod waits;
 mod writers;
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use journal::JetStream;
 use rhizon_runtime::store::EventStore;
 use rhizon_runtime::store::memory::MemoryStore;
 use rhizon_runtime::store::postgres::PostgresStore;
@@ -81,6 +83,7 @@ macro_rules! contract {
         contract!(@on memory Memory $($($module $name)+)+);
         contract!(@on sqlite Sqlite $($($module $name)+)+);
         contract!(@on postgres Postgres $($($module $name)+)+);
+        contract!(@on jetstream JetStream $($($module $name)+)+);
     };
     (@on $store:ident $start:ident $($module:ident $name:ident)+) => {
         mod $store {
@@ -106,6 +109,7 @@ contract!(
         a_position_moves_without_records_and_never_back;
     waits:
         a_held_entity_lets_its_events_go_in_order_a_few_at_a_time,
+        what_waits_only_behind_others_has_its_turn_without_any,
         a_timer_holds_nobody_and_is_due_at_once_when_it_is_taken_back,
         deferred_outputs_wait_until_they_are_due_fired_or_taken_back,
         a_dead_letter_is_open_until_somebody_deals_with_it,

@@ -23,7 +23,7 @@ pub(crate) async fn a_held_entity_lets_its_events_go_in_order_a_few_at_a_time(st
     let behind = RELEASED_TOGETHER as u64 + 6;
     let mut park = vec![parked(1, "a", Some(100))];
     park.extend((2..2 + behind).map(|stream| parked(stream, "a", None)));
-    park.push(Parked { due_ms: None, ..parked(999, "b", None) });
+    park.push(parked(999, "b", Some(9_999)));
     change(&store, Waits { park: park.clone(), ..Waits::default() }).await;
     assert_eq!(store.due(99, 10).await.unwrap(), Due::default());
     assert_eq!(store.due(100, 10).await.unwrap().parked, park[..1]);
@@ -40,6 +40,20 @@ pub(crate) async fn a_held_entity_lets_its_events_go_in_order_a_few_at_a_time(st
     change(&store, Waits { unpark: vec![2, 3, 4], ..Waits::default() }).await;
     assert_eq!(due_events(&store, 0).await, (5..5 + RELEASED_TOGETHER as u64).collect::<Vec<_>>());
     assert_eq!(store.counts().await.unwrap().parked, behind - 2);
+    // One that was let go and must be tried again: nobody passes it.
+    change(&store, Waits { park: vec![parked(5, "a", Some(300))], ..Waits::default() }).await;
+    assert_eq!(store.due(299, 10).await.unwrap().parked, []);
+    assert_eq!(due_events(&store, 300).await, (5..5 + RELEASED_TOGETHER as u64).collect::<Vec<_>>());
+}
+
+pub(crate) async fn what_waits_only_behind_others_has_its_turn_without_any(stores: impl Stores) {
+    let store = stores.open().await;
+    store.claim().await.unwrap();
+    let timer = Parked { holds: false, ..parked(1, "a", Some(5_000)) };
+    change(&store, Waits { park: vec![timer, parked(2, "a", None), parked(3, "a", None)], ..Waits::default() }).await;
+    assert_eq!(due_events(&store, 0).await, [2], "a timer holds nobody, and an event that does holds the next");
+    change(&store, Waits { unpark: vec![2], ..Waits::default() }).await;
+    assert_eq!(due_events(&store, 0).await, [3]);
 }
 
 pub(crate) async fn a_timer_holds_nobody_and_is_due_at_once_when_it_is_taken_back(stores: impl Stores) {

@@ -14,7 +14,7 @@ use rhizon_kernel::subject;
 use rhizon_runtime::bus::jetstream::JetStreamPublisher;
 use rhizon_runtime::bus::nats::Connection;
 use rhizon_runtime::bus::{Outgoing, Publisher as _};
-use rhizon_tests::nats;
+use rhizon_tests::{nats, postgres};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
@@ -26,7 +26,15 @@ pub(crate) enum Role {
     Agent(usize),
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Store {
+    Sqlite,
+    Postgres,
+    JetStream,
+}
+
 pub(crate) struct World {
+    store: Store,
     broker: nats::Server,
     client: Connection,
     dir: TempDir,
@@ -72,15 +80,16 @@ fn ledger() -> String {
 
 impl World {
     pub(crate) async fn start() -> Self {
-        Self::start_with(Vec::new()).await
+        Self::start_on(Store::Sqlite, Vec::new()).await
     }
 
-    pub(crate) async fn start_with(environment: Vec<(&'static str, String)>) -> Self {
+    pub(crate) async fn start_on(store: Store, environment: Vec<(&'static str, String)>) -> Self {
         let broker = nats::start(&nats::Options::default());
         let client = Connection::start(&settings("gateway", &broker.url())).await.unwrap();
         let script = common_example("agents/permits.py");
         let agents = [("permits", vec!["python3".to_owned(), script]), ("ledger", vec![ledger()])];
         let mut world = Self {
+            store,
             broker,
             client,
             dir: tempfile::tempdir().unwrap(),
@@ -89,7 +98,7 @@ impl World {
             second: None,
             environment,
         };
-        world.create_stream().await;
+        world.create_streams().await;
         for (name, command) in agents {
             let port = free_port();
             let process = spawn_agent(&command, port);
@@ -102,13 +111,20 @@ impl World {
         world
     }
 
-    /// As the operator would: the stream, and a consumer for each agent.
-    async fn create_stream(&self) {
+    /// As the operator would: the streams, and the consumers of each agent.
+    async fn create_streams(&self) {
         let stream = json!({
             "name": "EVENTS", "subjects": ["ev.>", "to.>"], "storage": "file", "retention": "limits", "discard": "new",
             "max_bytes": 1_u64 << 30, "num_replicas": 1, "allow_atomic": true, "duplicate_window": 120_000_000_000_u64,
         });
         self.ask("$JS.API.STREAM.CREATE.EVENTS", &stream).await;
+        if self.store == Store::JetStream {
+            let journal = json!({
+                "name": "JOURNAL", "subjects": ["jr.>"], "storage": "file", "retention": "limits", "discard": "new",
+                "max_bytes": 1_u64 << 30, "num_replicas": 1,
+            });
+            self.ask("$JS.API.STREAM.CREATE.JOURNAL", &journal).await;
+        }
         for (agent, subscribes) in [("permits", "cmd.permit.record"), ("ledger", "evt.permit.recorded")] {
             let name = format!("agent-{agent}");
             let config = json!({
@@ -120,6 +136,35 @@ impl World {
                 &json!({"stream_name": "EVENTS", "config": config}),
             )
             .await;
+            if self.store == Store::JetStream {
+                let journal = json!({
+                    "durable_name": format!("{name}_0"), "name": format!("{name}_0"), "ack_policy": "none",
+                    "replay_policy": "instant", "filter_subjects": [format!("jr.{agent}.0")],
+                });
+                let create = json!({"stream_name": "JOURNAL", "config": journal});
+                self.ask(&format!("$JS.API.CONSUMER.CREATE.JOURNAL.{name}_0"), &create).await;
+            }
+        }
+    }
+
+    /// A second sidecar has a cache of its own, and everything else with the first.
+    fn store_of(&self, agent: &str, suffix: &str) -> settings::Store {
+        let file = |name: String| self.dir.path().join(name);
+        match self.store {
+            Store::Sqlite => settings::Store::Sqlite { path: file(format!("{agent}.sqlite")) },
+            Store::Postgres => {
+                let url_file = file("postgres.url".into());
+                std::fs::write(&url_file, postgres::shared().url()).unwrap();
+                // The server is for all tests of the program, and this folder's name for nobody else.
+                let world = self.dir.path().file_name().unwrap().to_str().unwrap().replace('.', "-");
+                settings::Store::Postgres { url_file, schema: format!("rhizon_{agent}_{world}") }
+            }
+            Store::JetStream => settings::Store::JetStream {
+                stream: "JOURNAL".into(),
+                subject: format!("jr.{agent}.0"),
+                consumer: format!("agent-{agent}_0"),
+                cache: file(format!("{agent}{suffix}.cache")),
+            },
         }
     }
 
@@ -153,7 +198,7 @@ impl World {
                     name: format!("agent-{}", agent.name),
                     first_sequence: 1,
                 },
-                store: settings::Store::Sqlite { path: self.dir.path().join(format!("{}.sqlite", agent.name)) },
+                store: self.store_of(agent.name, suffix),
             }],
             replicas: 1,
             health_listen: format!("127.0.0.1:{health}"),

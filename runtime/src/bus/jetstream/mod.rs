@@ -2,6 +2,7 @@
 
 mod feed;
 mod publish;
+mod reader;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, PoisonError};
@@ -11,6 +12,8 @@ use bytes::Bytes;
 use serde::Deserialize;
 
 pub use publish::JetStreamPublisher;
+pub(crate) use publish::{PubAck, code};
+pub(crate) use reader::Reader;
 
 use super::nats::Connection;
 use super::{Ack, Attached, BusError, EventBus, Message, Outgoing, Publisher, Result};
@@ -28,20 +31,25 @@ pub struct JetStreamBus {
 }
 
 #[derive(Deserialize)]
-struct ApiError {
-    err_code: u64,
+pub(crate) struct ApiError {
+    pub(crate) err_code: u64,
     #[serde(default)]
-    description: String,
+    pub(crate) description: String,
 }
 
 #[derive(Deserialize)]
 struct ConsumerInfo {
     error: Option<ApiError>,
-    ack_floor: Option<Floor>,
+    ack_floor: Option<Place>,
+    delivered: Option<Place>,
+    #[serde(default)]
+    num_pending: u64,
 }
 
 #[derive(Deserialize)]
-struct Floor {
+struct Place {
+    #[serde(default)]
+    consumer_seq: u64,
     #[serde(default)]
     stream_seq: u64,
 }
@@ -62,19 +70,28 @@ impl JetStreamBus {
     }
 
     fn api(&self, verb: &str) -> String {
-        format!("$JS.API.CONSUMER.{verb}.{}.{}", self.stream, self.consumer)
+        subject(verb, &self.stream, &self.consumer)
     }
 
     async fn ask(&self, doing: &'static str, verb: &str, payload: String) -> Result<ConsumerInfo> {
-        let answer = self.connection().request(doing, self.api(verb), Bytes::from(payload)).await?;
-        let info: ConsumerInfo = serde_json::from_slice(&answer)
-            .map_err(|e| BusError::Unreachable { doing, cause: format!("its answer is not understood: {e}") })?;
-        match info.error {
-            Some(ApiError { err_code, description }) => {
-                Err(BusError::Refused { doing, code: err_code, detail: description })
-            }
-            None => Ok(info),
+        ask(self.connection(), doing, self.api(verb), payload).await
+    }
+}
+
+/// A request to JetStream's API about a consumer.
+fn subject(verb: &str, stream: &str, consumer: &str) -> String {
+    format!("$JS.API.CONSUMER.{verb}.{stream}.{consumer}")
+}
+
+async fn ask(connection: &Connection, doing: &'static str, subject: String, payload: String) -> Result<ConsumerInfo> {
+    let answer = connection.request(doing, subject, Bytes::from(payload)).await?;
+    let info: ConsumerInfo = serde_json::from_slice(&answer)
+        .map_err(|e| BusError::Unreachable { doing, cause: format!("its answer is not understood: {e}") })?;
+    match info.error {
+        Some(ApiError { err_code, description }) => {
+            Err(BusError::Refused { doing, code: err_code, detail: description })
         }
+        None => Ok(info),
     }
 }
 

@@ -13,9 +13,11 @@ const FEW: usize = 6;
 const BATCH_MESSAGES: usize = 900;
 const BATCH_BYTES: usize = 16 << 20;
 
-mod code {
+pub(crate) mod code {
+    pub(crate) const WRONG_LAST_SEQUENCE: [u64; 2] = [10071, 10164];
+    pub(crate) const TOO_LARGE: u64 = 10054;
     pub(super) const DUPLICATE_IN_BATCH: u64 = 10201;
-    pub(super) const STREAM_FULL: [u64; 3] = [10077, 10047, 10023];
+    pub(crate) const STREAM_FULL: [u64; 3] = [10077, 10047, 10023];
     pub(super) const TOO_MANY_BATCHES: [u64; 2] = [10199, 10176];
 }
 
@@ -25,10 +27,10 @@ pub struct JetStreamPublisher {
 }
 
 #[derive(Deserialize)]
-struct PubAck {
-    error: Option<ApiError>,
+pub(crate) struct PubAck {
+    pub(crate) error: Option<ApiError>,
     #[serde(default)]
-    seq: u64,
+    pub(crate) seq: u64,
     #[serde(default)]
     duplicate: bool,
 }

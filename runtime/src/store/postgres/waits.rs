@@ -12,6 +12,7 @@ pub(super) async fn change(connection: &mut PgConnection, waits: &Waits) -> Resu
     let Waits { park, unpark, defer, cancel, resolve } = waits;
     let queries = [
         (!park.is_empty()).then(|| insert_parked(park)),
+        (!park.is_empty()).then(|| sqlx::query(FIRST).bind(park.iter().map(|p| signed(p.stream)).collect::<Vec<_>>())),
         (!unpark.is_empty()).then(|| release(unpark)),
         (!defer.is_empty()).then(|| insert_deferred(defer)),
         (!cancel.is_empty()).then(|| sqlx::query(CANCEL).bind(list(cancel))),
@@ -48,6 +49,11 @@ fn insert_parked(park: &[Parked]) -> Query<'_> {
         .bind(column(&park, |p| p.subject.as_bytes()))
         .bind(column(&park, |p| &p.payload[..]))
 }
+
+/// What would only wait behind others, and has nobody before it, has its turn.
+const FIRST: &str = "\
+UPDATE parked p SET due = 0 WHERE stream = ANY($1) AND due IS NULL AND NOT EXISTS (
+    SELECT 1 FROM parked q WHERE sha256(q.entity) = sha256(p.entity) AND q.holds AND q.stream < p.stream)";
 
 /// Parked events are decided; those behind them have their turn. The statement still sees what it deletes.
 const RELEASE: &str = "\

@@ -30,17 +30,22 @@ pub(super) async fn append(writer: &SqlitePool, batch: Batch) -> Result<()> {
 async fn transaction(connection: &mut Tx, batch: &Batch) -> Result<()> {
     // IMMEDIATE: the fence is read under the write lock, so nobody can claim between the check and the commit.
     let mut tx = connection.begin_with("BEGIN IMMEDIATE").await.map_err(|e| failed("begin an append", &e))?;
-    check_fence(&mut tx, batch).await?;
+    write(&mut tx, batch).await?;
+    tx.commit().await.map_err(|e| failed("commit an append", &e))
+}
+
+/// All that a batch changes, within a transaction.
+pub(in super::super) async fn write(tx: &mut Tx, batch: &Batch) -> Result<()> {
+    check_fence(tx, batch).await?;
     if !batch.entries.is_empty() {
-        insert_records(&mut tx, &batch.entries).await?;
-        upsert_heads(&mut tx, &batch.entries).await?;
-        insert_known(&mut tx, &batch.entries).await?;
+        insert_records(tx, &batch.entries).await?;
+        upsert_heads(tx, &batch.entries).await?;
+        insert_known(tx, &batch.entries).await?;
     }
     if !batch.waits.is_empty() {
-        change_waits(&mut tx, &batch.waits).await?;
+        change_waits(tx, &batch.waits).await?;
     }
-    move_mark(&mut tx, batch).await?;
-    tx.commit().await.map_err(|e| failed("commit an append", &e))
+    move_mark(tx, batch).await
 }
 
 async fn check_fence(tx: &mut Tx, batch: &Batch) -> Result<()> {
@@ -199,11 +204,15 @@ pub(super) async fn fired(writer: &SqlitePool, epoch: u64, keys: Vec<Hash>) -> R
         if found != epoch {
             return Err(StoreError::Fenced { ours: epoch, found });
         }
-        let sql = packed!("DELETE FROM deferred WHERE key IN (SELECT key FROM keys)");
-        execute(&mut tx, with_keys(sql, &keys), "close a timer").await?;
+        drop_deferred(&mut tx, &keys).await?;
         tx.commit().await.map_err(|e| failed("close a timer", &e))
     });
     task.await.map_err(|e| StoreError::Failed { doing: "close a timer", cause: e.to_string() })?
+}
+
+pub(in super::super) async fn drop_deferred(tx: &mut Tx, keys: &[Hash]) -> Result<()> {
+    let sql = packed!("DELETE FROM deferred WHERE key IN (SELECT key FROM keys)");
+    execute(tx, with_keys(sql, keys), "close a timer").await
 }
 
 fn with_keys(sql: &'static str, keys: &[Hash]) -> Query {

@@ -1,0 +1,108 @@
+//! What the records of a journal change, derived from their lines. Pure.
+
+use std::collections::{HashMap, HashSet};
+
+use bytes::Bytes;
+use rhizon_kernel::Head;
+use rhizon_kernel::chain::Hash;
+use rhizon_kernel::egress::Outcome;
+use rhizon_kernel::identity::dedup_key;
+use rhizon_kernel::record::{Decided, Line, NoRecord, Part, Tail};
+use rhizon_kernel::subject::Subject;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::super::{Decision, Entry};
+
+/// A line taken apart; what it means for its entity depends on what was before.
+pub(super) struct Record {
+    sequence: u64,
+    line: Bytes,
+    decided: Option<Parsed>,
+}
+
+struct Parsed {
+    decision: Decision,
+    identity: (Hash, Hash),
+    keeps_state: bool,
+}
+
+/// The part of an envelope that makes its identity.
+#[derive(Deserialize)]
+struct Named<'a> {
+    #[serde(borrow)]
+    source: std::borrow::Cow<'a, str>,
+    #[serde(borrow)]
+    id: std::borrow::Cow<'a, str>,
+}
+
+/// Reads the next record of the journal, which must continue its chain.
+pub(super) fn read(tail: &mut Tail, line: Bytes) -> Result<Record, NoRecord> {
+    let parsed = Line::parse(&line)?;
+    let link = tail.link.then(parsed.rest);
+    if link != parsed.link {
+        return Err(NoRecord("the link to the record before"));
+    }
+    *tail = Tail { sequence: tail.sequence + 1, link };
+    let decided = match parsed.part {
+        Part::Config(_) => None,
+        Part::Decided(bytes) => Some(decided(bytes, parsed.hash)?),
+    };
+    Ok(Record { sequence: tail.sequence, line, decided })
+}
+
+fn decided(bytes: &[u8], hash: Hash) -> Result<Parsed, NoRecord> {
+    let decided = Decided::parse(bytes)?;
+    let identity = identity(&decided)?;
+    let is_dead = decided.outcome == Outcome::DeadLettered.as_str();
+    let state = decided.state.filter(|state| state.get() != "null").map(RawValue::to_owned);
+    let decision = Decision {
+        entity: decided.entity.into_owned(),
+        identity: None,
+        head: Head { version: decided.after, hash, time: decided.time, state },
+        emits: !decided.outputs.is_empty() || is_dead,
+        dead: is_dead,
+    };
+    Ok(Parsed { decision, identity, keeps_state: decided.state.is_none() })
+}
+
+/// The key and digest under which the event was taken in.
+fn identity(decided: &Decided<'_>) -> Result<(Hash, Hash), NoRecord> {
+    if let Some(malformed) = &decided.malformed {
+        return Ok((dedup_key(&decided.subject, "", &malformed.sha256.to_string()), malformed.sha256));
+    }
+    let input = decided.input.ok_or(NoRecord("input"))?.get();
+    let subject = Subject::parse(&decided.subject).map_err(|_| NoRecord("subject"))?;
+    let Named { source, id } = serde_json::from_str(input).map_err(|_| NoRecord("input"))?;
+    Ok((dedup_key(&subject.publisher, &source, &id), Hash::of(&[input.as_bytes()])))
+}
+
+/// Entities whose state before must be known, and keys of which must be known whether they are taken.
+pub(super) fn wanted(records: &[Record]) -> (Vec<String>, Vec<Hash>) {
+    let mut seen = HashSet::new();
+    let decided = || records.iter().filter_map(|record| record.decided.as_ref());
+    let keeping = decided().filter(|d| seen.insert(d.decision.entity.as_str()) && d.keeps_state);
+    let entities = keeping.map(|d| d.decision.entity.clone()).collect();
+    (entities, decided().map(|d| d.identity.0).collect())
+}
+
+/// The entries, given the states and the taken keys that were asked for.
+pub(super) fn entries(
+    records: Vec<Record>,
+    mut states: HashMap<String, Option<Box<RawValue>>>,
+    mut taken: HashSet<Hash>,
+) -> Vec<Entry> {
+    let entry = |Record { sequence, line, decided }: Record| {
+        let decision = decided.map(|Parsed { mut decision, identity, keeps_state }| {
+            if keeps_state {
+                decision.head.state = states.get(&decision.entity).cloned().flatten();
+            } else {
+                states.insert(decision.entity.clone(), decision.head.state.clone());
+            }
+            decision.identity = taken.insert(identity.0).then_some(identity);
+            decision
+        });
+        Entry { sequence, line, decision }
+    };
+    records.into_iter().map(entry).collect()
+}

@@ -25,7 +25,8 @@ pub struct HttpAgent {
     url: Arc<str>,
     protocol: Protocol,
     concurrency: usize,
-    /// Whether the agent says that it takes batches.
+    /// Whether the agent that is there now was asked who it is, and whether it takes batches.
+    described: Arc<AtomicBool>,
     batches: Arc<AtomicBool>,
 }
 
@@ -38,7 +39,14 @@ impl HttpAgent {
             .pool_max_idle_per_host(concurrency)
             .retry_canceled_requests(false)
             .build(connector);
-        Self { client, url: url.trim_end_matches('/').into(), protocol, concurrency, batches: Arc::default() }
+        Self {
+            client,
+            url: url.trim_end_matches('/').into(),
+            protocol,
+            concurrency,
+            described: Arc::default(),
+            batches: Arc::default(),
+        }
     }
 
     /// Asks the agent who it is. `Err` says why it is not ready.
@@ -57,6 +65,7 @@ impl HttpAgent {
             return Err(format!("the agent speaks protocol '{}', and only 'v1' is known", description.protocol));
         }
         self.batches.store(description.batch, Ordering::Relaxed);
+        self.described.store(true, Ordering::Relaxed);
         Ok(())
     }
 
@@ -110,6 +119,19 @@ impl Agent for HttpAgent {
     }
 
     async fn call(&self, items: Vec<Item>) -> Result<Vec<Answer>, CallError> {
+        let answers = self.ask(items).await;
+        if answers.is_err() {
+            self.described.store(false, Ordering::Relaxed); // Another one may come in its place.
+        }
+        answers
+    }
+}
+
+impl HttpAgent {
+    async fn ask(&self, items: Vec<Item>) -> Result<Vec<Answer>, CallError> {
+        if !self.described.load(Ordering::Relaxed) && !matches!(self.protocol, Protocol::CloudEvents) {
+            self.describe().await.map_err(CallError::Unreachable)?;
+        }
         if let [item] = items.as_slice() {
             return Ok(vec![self.receive(item).await?]);
         }

@@ -6,6 +6,7 @@ use rhizon_kernel::ingress::Reason;
 use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
+use crate::executor::wall_clock;
 use crate::plan::{Moods, Plan};
 use crate::rng::mix;
 
@@ -79,13 +80,19 @@ pub(crate) fn react(plan: &Plan, asked: &Asked<'_>) -> Reaction {
         event_type: event_type.to_owned(),
         subject: (index > 0).then(|| entity(plan, draw(plan, asked.agent, asked.key, 10 + index))),
         target: None,
-        deliver_at: None,
+        deliver_at: later(plan, draw(plan, asked.agent, asked.key, 30 + index)),
         data: Some(raw(&serde_json::json!({ "of": asked.subject, "sum": sum, "place": index }))),
     };
     Reaction {
         outputs: event_type.into_iter().flat_map(|t| (0..count).map(move |index| output(index, t))).collect(),
         state: if mood == Mood::Deletes { StateChange::Delete } else { StateChange::Set(raw(&state)) },
     }
+}
+
+/// Some outputs are to be delivered later.
+fn later(plan: &Plan, dice: u64) -> Option<String> {
+    let is_later = dice % 1000 < u64::from(plan.timers);
+    is_later.then(|| wall_clock(dice / 1000 % (2 * plan.trouble_us)).to_string())
 }
 
 /// One of the entities of this plan; the last has a key that no subject could hold.

@@ -24,6 +24,7 @@ pub(crate) struct Stored {
     pub subject: String,
     pub key: Hash,
     pub payload: Bytes,
+    pub at_us: u64,
 }
 
 /// What arrives at a reader's inbox.
@@ -225,7 +226,7 @@ impl Stream {
             return Ack { stream: *sequence, duplicate: true };
         }
         let Outgoing { subject, key, payload } = message.clone();
-        self.log.push(Stored { subject, key, payload });
+        self.log.push(Stored { subject, key, payload, at_us: now_us });
         let sequence = self.log.len() as u64;
         self.ids.insert(message.key, (now_us, sequence));
         Ack { stream: sequence, duplicate: false }

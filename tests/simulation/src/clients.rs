@@ -2,13 +2,16 @@
 
 use bytes::Bytes;
 use rhizon_kernel::chain::Hash;
+use rhizon_kernel::identity::dedup_key;
+use rhizon_kernel::ingress::Control;
 use rhizon_kernel::subject::{GATEWAY, Subject};
-use rhizon_kernel::{Envelope, EventType};
+use rhizon_kernel::{Envelope, EventType, Limits};
 use rhizon_runtime::bus::{Outgoing, Publisher as _};
 use serde_json::value::RawValue;
 
 use crate::behaviour::entity;
 use crate::bus::SimBus;
+use crate::executor::wall_clock;
 use crate::plan::Plan;
 use crate::rng::Rng;
 use crate::world::World;
@@ -27,6 +30,10 @@ pub(crate) fn letters(plan: &Plan, rng: &mut Rng) -> Vec<Outgoing> {
             3 => Outgoing { payload: Bytes::from_static(b"{\"specversion\":"), ..plain(plan, rng, number) },
             4 => misled(plain(plan, rng, number)),
             5 => unheard(plain(plan, rng, number)),
+            6..8 if number > 0 => {
+                let meant = rng.index(number);
+                cancel(rng, &letters[meant], number).unwrap_or_else(|| plain(plan, rng, number))
+            }
             _ => plain(plan, rng, number),
         };
         letters.push(letter);
@@ -47,6 +54,27 @@ fn plain(plan: &Plan, rng: &mut Rng, number: usize) -> Outgoing {
         envelope.time = format!("2025-12-{:02}T00:00:00Z", rng.between(1, 28)).parse().ok();
     }
     envelope.data = RawValue::from_string(format!("{{\"dice\":{}}}", rng.below(1000))).ok();
+    if rng.permille(plan.timers) {
+        envelope.deliverat = Some(wall_clock(rng.below(2 * plan.trouble_us)));
+    }
+    message(&envelope, number)
+}
+
+/// Takes back what may be waiting.
+fn cancel(rng: &mut Rng, letter: &Outgoing, number: usize) -> Option<Outgoing> {
+    let timer = Envelope::parse(&letter.payload, &Limits::default()).ok().filter(|event| event.deliverat.is_some())?;
+    let key = dedup_key(GATEWAY, &timer.source, &timer.id);
+    let event_type = Control::CANCEL.parse().expect("it is a type");
+    let mut command = Envelope::new(format!("x-{number}"), "/clients/one".into(), event_type, timer.subject);
+    command.workspace = Some("sim".into());
+    command.target = Some("intake".to_owned());
+    let unknown = Hash::of(&[b"nobody's"]);
+    let key = if rng.permille(100) { unknown } else { key };
+    command.data = RawValue::from_string(format!("{{\"key\":\"{key}\"}}")).ok();
+    Some(message(&command, number))
+}
+
+fn message(envelope: &Envelope, number: usize) -> Outgoing {
     let subject = Subject::new(GATEWAY, &envelope.event_type, &envelope.subject, envelope.target.as_deref());
     let payload = envelope.to_json();
     Outgoing {

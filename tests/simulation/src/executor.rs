@@ -156,10 +156,15 @@ impl Sim {
     }
 }
 
+/// The wall clock at a virtual time.
+pub(crate) fn wall_clock(us: u64) -> Timestamp {
+    let us = i64::try_from(us).unwrap_or(i64::MAX);
+    Timestamp::from_microsecond(EPOCH_SECONDS * 1_000_000 + us).unwrap_or(Timestamp::MAX)
+}
+
 impl Clock for Sim {
     fn now(&self) -> Timestamp {
-        let us = i64::try_from(self.now_us()).unwrap_or(i64::MAX);
-        Timestamp::from_microsecond(EPOCH_SECONDS * 1_000_000 + us).unwrap_or(Timestamp::MAX)
+        wall_clock(self.now_us())
     }
 
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Send {

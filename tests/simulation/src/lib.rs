@@ -24,6 +24,7 @@ mod oracle;
 mod plan;
 mod rng;
 mod store;
+mod timers;
 mod trace;
 mod world;
 

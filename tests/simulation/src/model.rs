@@ -11,6 +11,15 @@ use rhizon_kernel::{Config, Head};
 use crate::behaviour::{self, Asked, Mood};
 use crate::plan::Plan;
 
+/// An event when it is its turn.
+pub(crate) struct Event {
+    pub arrival: Arrival,
+    /// Whose its id was when it came.
+    pub known: Option<Hash>,
+    /// Whether somebody took it back while it waited.
+    pub taken_back: bool,
+}
+
 #[derive(Default)]
 pub(crate) struct Model {
     pub heads: BTreeMap<String, Head>,
@@ -19,17 +28,24 @@ pub(crate) struct Model {
 }
 
 impl Model {
-    pub(crate) fn push(&mut self, plan: &Plan, config: &Config, agent: usize, subject: &str, payload: &[u8]) {
-        let arrival = ingress::decode(config, subject, payload);
+    /// Whose the event's id is, if it is another's: it belongs to who came first, decided or not.
+    pub(crate) fn claim(&mut self, arrival: &Arrival) -> Option<Hash> {
+        let known = self.known.get(&arrival.key).copied();
+        self.known.entry(arrival.key).or_insert(arrival.digest);
+        known
+    }
+
+    pub(crate) fn push(&mut self, plan: &Plan, config: &Config, agent: usize, event: &Event) {
+        let Event { arrival, known, taken_back } = event;
         let head = self.heads.get(&arrival.entity).cloned().unwrap_or_default();
-        let commit = match ingress::decide(config, &head, self.known.get(&arrival.key), &arrival) {
+        let commit = match ingress::decide(config, &head, known.as_ref(), arrival) {
             Decision::Duplicate => return,
-            Decision::Accept => answer(plan, config, agent, &head, &arrival),
-            Decision::Reject(reason) => egress::settle(&head, &arrival, Outcome::Rejected, &reason),
-            Decision::Conflict(reason) => egress::settle(&head, &arrival, Outcome::Conflict, &reason),
-            Decision::Note(_) => egress::note(&head, &arrival),
+            Decision::Accept if *taken_back => egress::settle(&head, arrival, Outcome::Rejected, &ingress::cancelled()),
+            Decision::Accept => answer(plan, config, agent, &head, arrival),
+            Decision::Reject(reason) => egress::settle(&head, arrival, Outcome::Rejected, &reason),
+            Decision::Conflict(reason) => egress::settle(&head, arrival, Outcome::Conflict, &reason),
+            Decision::Note(_) => egress::note(&head, arrival),
         };
-        self.known.entry(commit.key).or_insert(commit.digest);
         self.heads.insert(commit.entity.clone(), commit.head.clone());
         self.commits.push(commit);
     }

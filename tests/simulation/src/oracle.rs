@@ -12,10 +12,12 @@ use rhizon_runtime::store::{EventStore as _, Row};
 
 use crate::behaviour::{self, Mood};
 use crate::broker::{Broker, Stored, is_for};
+use crate::executor::wall_clock;
 use crate::ledger::owed;
-use crate::model::Model;
+use crate::model::{Event, Model};
 use crate::plan::AGENTS;
 use crate::store::{SimStore, now};
+use crate::timers;
 use crate::world::{NAMES, World};
 
 type Checked<T = ()> = Result<T, String>;
@@ -32,7 +34,7 @@ pub(crate) fn check(world: &World, broker: &Broker, stores: &[SimStore]) -> Chec
         charges_nobody_for_others(world, agent, &rows).map_err(promise)?;
         world.sim.note("root", agent as u64, commits);
     }
-    if world.plan.agents.iter().all(|driving| driving.ordering == Ordering::Stream) {
+    if world.plan.timers == 0 && world.plan.agents.iter().all(|driving| driving.ordering == Ordering::Stream) {
         the_chain_agrees_with_the_model(world, &log, stores)?;
     }
     Ok(())
@@ -65,8 +67,9 @@ fn decided(rows: &[Row]) -> Vec<&[u8]> {
 /// Every event of the stream has one effect, in the order of its entity, and the root is the model's.
 fn agrees_with_the_model(world: &World, agent: usize, log: &[Stored], rows: &[Row]) -> Checked<u64> {
     let mut model = Model::default();
-    for message in log.iter().filter(|message| is_for(agent, &message.subject)) {
-        model.push(&world.plan, &world.configs[agent], agent, &message.subject, &message.payload);
+    let turns = timers::in_turn(world, agent, log, rows, &mut model)?;
+    for event in turns.values().flatten() {
+        model.push(&world.plan, &world.configs[agent], agent, event);
     }
     let mut want: BTreeMap<&str, Vec<&[u8]>> = BTreeMap::new();
     for commit in &model.commits {
@@ -113,20 +116,36 @@ fn publishes_what_it_owes(agent: usize, rows: &[Row], log: &[Stored], dead: &[St
     let publisher = format!("agent-{}", NAMES[agent]);
     let is_its = |message: &&Stored| Subject::parse(&message.subject).is_ok_and(|s| s.publisher == publisher);
     let is_its_letter = |message: &&Stored| message.subject.starts_with(&format!("dead.{}.", NAMES[agent]));
-    let mut seen = BTreeSet::new();
-    let sent: Vec<Hash> =
-        log.iter().filter(is_its).map(|message| message.key).filter(|key| seen.insert(*key)).collect();
-    let letters: Vec<Hash> =
-        dead.iter().filter(is_its_letter).map(|message| message.key).filter(|key| seen.insert(*key)).collect();
-    let (mut want, mut want_letters) = (Vec::new(), Vec::new());
+    let (mut want, mut want_letters, mut want_later) = (Vec::new(), Vec::new(), BTreeSet::new());
     for row in rows {
         let mut keys = owed(agent, &row.line).ok_or("a record's outputs can't be read")?;
+        let later = timers::deferred(&row.line, &keys)?;
         let is_dead = String::from_utf8_lossy(&row.line).contains(r#","outcome":"dead-lettered","#);
         want_letters.extend(is_dead.then(|| keys.pop()).flatten());
-        want.extend(keys);
+        want.extend(keys.into_iter().filter(|key| !later.contains(key)));
+        want_later.extend(later);
     }
-    same("published outputs", &want, &sent)?;
-    same("dead letters", &want_letters, &letters)
+    let mut seen = BTreeSet::new();
+    let first: Vec<&Stored> = log.iter().filter(is_its).filter(|message| seen.insert(message.key)).collect();
+    let (later, sent): (Vec<&Stored>, Vec<&Stored>) =
+        first.into_iter().partition(|message| want_later.contains(&message.key));
+    let letters = dead.iter().filter(is_its_letter).filter(|message| seen.insert(message.key));
+    same("published outputs", &want, &sent.iter().map(|message| message.key).collect::<Vec<_>>())?;
+    same("dead letters", &want_letters, &letters.map(|message| message.key).collect::<Vec<_>>())?;
+    let fired: BTreeSet<Hash> = later.iter().map(|message| message.key).collect();
+    if let Some(lost) = want_later.difference(&fired).next() {
+        return Err(format!("the output {lost} was due and is not published"));
+    }
+    later.into_iter().try_for_each(|message| is_not_early(message))
+}
+
+fn is_not_early(message: &Stored) -> Checked {
+    let output: serde_json::Value = serde_json::from_slice(&message.payload).map_err(|e| e.to_string())?;
+    let due: Option<jiff::Timestamp> = output["deliverat"].as_str().and_then(|text| text.parse().ok());
+    match due.filter(|due| wall_clock(message.at_us).as_millisecond() < due.as_millisecond()) {
+        Some(due) => Err(format!("an output that is due at {due} was published at {}", wall_clock(message.at_us))),
+        None => Ok(()),
+    }
 }
 
 /// With one upstream each and the stream's order kept, the whole chain is a function of what clients sent.
@@ -136,7 +155,9 @@ fn the_chain_agrees_with_the_model(world: &World, log: &[Stored], stores: &[SimS
     for agent in 0..AGENTS {
         let mut model = Model::default();
         for (subject, payload) in &feed {
-            model.push(&world.plan, &world.configs[agent], agent, subject, payload);
+            let arrival = ingress::decode(&world.configs[agent], subject, payload);
+            let known = model.claim(&arrival);
+            model.push(&world.plan, &world.configs[agent], agent, &Event { arrival, known, taken_back: false });
         }
         let rows = now(stores[agent].inside().journal(0, usize::MAX)).map_err(|e| e.to_string())?;
         let mut replay = Replay::default();

@@ -70,6 +70,8 @@ pub(crate) struct Plan {
     pub entities: usize,
     /// How many of a thousand messages of the second half repeat an event that was sent before.
     pub repeated: u32,
+    /// How many of a thousand events, of clients and of agents, are to be delivered later.
+    pub timers: u32,
     /// How long things go wrong.
     pub trouble_us: u64,
     /// Longer than the tries of one event take: what is handed out again is read again.
@@ -96,6 +98,7 @@ impl Plan {
             events: rng.index(50) + 8,
             entities: rng.index(7) + 1,
             repeated: 60 + rate(rng, 940),
+            timers: rate(rng, 400),
             trouble_us,
             ack_wait_us: rng.between(50_000_000, 90_000_000),
             duplicate_window_us: if rng.permille(250) { 500_000 } else { 120_000_000 },

@@ -36,7 +36,8 @@ fn plan(facts: &Facts) -> Option<u64> {
     let handled = floors.iter().min().unwrap_or(last) + 1;
     let pressed = bytes.saturating_mul(100) > max_bytes.saturating_mul(PRESSURE_PERCENT);
     let before = if pressed { handled } else { handled.min(*young) };
-    (before > *first).then_some(before)
+    // A stream that never had a message begins at none.
+    (before > (*first).max(1)).then_some(before)
 }
 
 /// Where a consumer is. An idle one, with nothing pending, is at the stream's end whatever it saw last.
@@ -108,6 +109,7 @@ mod tests {
         assert_eq!(plan(&Facts { floors: vec![80, 0], ..facts() }), None);
         assert_eq!(plan(&Facts { young: 1, ..facts() }), None);
         assert_eq!(plan(&Facts { floors: Vec::new(), ..facts() }), Some(50));
+        assert_eq!(plan(&Facts { first: 0, last: 0, young: 1, floors: Vec::new(), ..facts() }), None);
         assert_eq!(plan(&Facts { is_one_missing: true, ..facts() }), None);
     }
 

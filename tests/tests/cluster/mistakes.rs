@@ -73,11 +73,14 @@ async fn agents_that_cannot_run(workspace: &Workspace) {
         let source = json!({"secretKeyRef": {"name": name, "key": "user.creds"}});
         json!({"container": {"env": [{"name": "STOLEN", "valueFrom": source}]}})
     };
+    let postgres = |name: &str| json!({"store": {"kind": "Postgres", "secretRef": name}});
     let mistakes = [
         ("no-image", json!({"container": {"image": "localhost/rhizon/nothing:1"}}), "ImageNotFound", "nothing:1"),
         ("no-type", json!({"subscribes": ["Permit recorded"]}), "InvalidType", "spec.subscribes[0]"),
         ("steals", secret("agent-permits"), "SecretNotAllowed", "agent-permits"),
         ("no-secret", secret("nowhere"), "SecretMissing", "nowhere"),
+        ("no-database", postgres("nowhere"), "StoreSecretMissing", "nowhere"),
+        ("not-a-database", postgres("agent-permits"), "StoreSecretNotAllowed", "agent-permits"),
         (
             "too-big",
             json!({"container": {"resources": {"limits": {"memory": "100Gi"}}}}),
@@ -116,6 +119,9 @@ async fn agents_that_the_api_server_refuses(workspace: &Workspace) {
         ),
         (json!({"container": {"securityContext": {"privileged": true}}}), "securityContext is not supported"),
         (json!({"container": {"envFrom": [{"secretRef": {"name": "agent-permits"}}]}}), "envFrom is not supported"),
+        (json!({"shards": 4}), "a SQLite store has one shard"),
+        (json!({"store": {"kind": "Postgres"}}), "a Postgres store needs spec.store.secretRef"),
+        (json!({"store": {"kind": "JetStream", "secretRef": "x"}}), "spec.store.secretRef is for Postgres only"),
     ] {
         let refused = workspace.cluster.try_apply(&agent(NAME, "climber", &spec)).await.expect_err("a refusal");
         assert!(refused.contains(says), "{refused}");

@@ -74,6 +74,9 @@ impl Reader for Sidecar {
             (_, Verb::Entity, _) => reply(json!({"error": {"code": "not_found", "detail": "no record"}})),
             (_, Verb::Journal, None) => lines("{\"link\":1}\n{\"link\":2}\n", Some(2)),
             (_, Verb::Journal, Some(After::Sequence(2))) => lines("{\"link\":3}\n", None),
+            (_, Verb::Event | Verb::Dead, _) if question.key.is_some() && question.shard == Some(0) => {
+                reply(json!({"error": {"code": "not_found", "detail": "another shard's"}}))
+            }
             (_, Verb::Event, _) => match question.key {
                 Some(key) if key == key_of("1") => reply(json!({"ok": {
                     "outcome": "processed", "entity": "case-1", "version": 1, "sequence": 2, "outputs": []}})),
@@ -87,6 +90,7 @@ impl Reader for Sidecar {
             (_, Verb::Dead, _) if question.key.is_some() => {
                 reply(json!({"error": {"code": "not_found", "detail": "no open dead letter"}}))
             }
+            (_, Verb::Dead, _) if question.shard == Some(0) => lines("", None),
             (_, Verb::Dead, _) => lines(if question.after.is_none() { DEAD_LETTER } else { "" }, None),
             (_, Verb::History, _) => lines("{\"link\":1}\n", Some(1)),
             _ => Err(ReadError::Unreadable("odd".into())),
@@ -121,9 +125,12 @@ impl Api {
             sources: vec!["/logs/".into()],
             read,
         };
-        let known =
-            |name: &str, types: &str| settings::Agent { name: name.into(), subscribes: vec![types.parse().unwrap()] };
-        let agents = vec![known("permits", "cmd.permit.record"), known("ledger", "evt.permit.recorded")];
+        let known = |name: &str, types: &str, shards| settings::Agent {
+            name: name.into(),
+            subscribes: vec![types.parse().unwrap()],
+            shards,
+        };
+        let agents = vec![known("permits", "cmd.permit.record", 2), known("ledger", "evt.permit.recorded", 1)];
         let policy = Policy::local("permits".into(), &entry, vec![entry.clone()], agents);
         let (stream, stop) = (Arc::new(stream), CancellationToken::new());
         let gateway = Gateway {

@@ -80,7 +80,12 @@ pub(crate) enum Command {
         file: Option<PathBuf>,
     },
     /// Write an agent's journal to standard output, one record a line.
-    Export { agent: String },
+    Export {
+        agent: String,
+        /// Which of the agent's shards; each has a journal of its own.
+        #[arg(long, default_value_t = 0)]
+        shard: u32,
+    },
     /// Compare two journals that `rhizon export` has written, entity by entity.
     Diff { a: PathBuf, b: PathBuf },
     /// The workspace's agents, and how far they are.

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::future::join_all;
 use futures::stream::{self, StreamExt as _};
+use rhizon_api::settings::Agent;
 use rhizon_kernel::chain::Hash;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -27,6 +28,7 @@ type Readers = State<Arc<dyn Reader>>;
 #[derive(Serialize)]
 struct Listed<'a> {
     name: &'a str,
+    shards: u32,
     #[serde(flatten)]
     status: Status,
 }
@@ -45,32 +47,54 @@ struct Status {
 /// `GET /v1/agents`
 pub(super) async fn agents(caller: Caller, State(reader): Readers) -> Result<Response, Problem> {
     caller.may_read()?;
-    let ask = async |name: &str| {
-        let reply = reader.ask(name, Verb::Status, Question::default()).await.ok()?.into_json().ok()?;
-        serde_json::from_str::<Status>(reply.get()).ok()
-    };
     let agents = &caller.policy().agents;
-    let answers = join_all(agents.iter().map(|agent| ask(&agent.name))).await;
+    let answers = join_all(agents.iter().map(|agent| whole(reader.as_ref(), agent))).await;
     let items: Vec<Listed> = agents
         .iter()
         .zip(answers)
-        .map(|(agent, answer)| Listed { name: &agent.name, status: answer.unwrap_or_default() })
+        .map(|(agent, answer)| Listed { name: &agent.name, shards: agent.shards, status: answer.unwrap_or_default() })
         .collect();
     Ok(json(&serde_json::json!({ "items": items })))
 }
 
-/// `GET /v1/agents/{agent}`
+/// An agent's shards as one: it is where the last of them is. Each shard has a root of its own.
+async fn whole(reader: &dyn Reader, agent: &Agent) -> Option<Status> {
+    let ask = async |shard| {
+        let question = Question { shard: Some(shard), ..Question::default() };
+        let reply = reader.ask(&agent.name, Verb::Status, question).await.ok()?.into_json().ok()?;
+        serde_json::from_str::<Status>(reply.get()).ok()
+    };
+    let shards = join_all((0..agent.shards).map(ask)).await.into_iter().collect::<Option<Vec<_>>>()?;
+    shards.into_iter().reduce(|all, shard| Status {
+        ready: all.ready && shard.ready,
+        position: all.position.min(shard.position),
+        records: all.records + shard.records,
+        entities: all.entities + shard.entities,
+        root: None,
+    })
+}
+
+#[derive(Deserialize)]
+pub(super) struct OneShard {
+    #[serde(default)]
+    shard: u32,
+}
+
+/// `GET /v1/agents/{agent}?shard=<n>`: the first shard, or another one.
 pub(super) async fn agent(
     caller: Caller,
     State(reader): Readers,
     Path(agent): Path<String>,
+    shard: Result<Query<OneShard>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Problem> {
     caller.may_read_of(&agent)?;
-    let reply = reader.ask(&agent, Verb::Status, Question::default()).await.and_then(Reply::into_json);
+    let Query(OneShard { shard }) = shard.map_err(|error| invalid_query(&error))?;
+    let question = Question { shard: Some(shard), ..Question::default() };
+    let reply = reader.ask(&agent, Verb::Status, question).await.and_then(Reply::into_json);
     let text = reply.map_err(|error| problem(&caller, &agent, &error))?;
     let status = serde_json::from_str(text.get())
         .map_err(|error| problem(&caller, &agent, &ReadError::Unreadable(error.to_string())))?;
-    Ok(json(&serde_json::json!(Listed { name: &agent, status })))
+    Ok(json(&serde_json::json!(Listed { name: &agent, shards: caller.agent(&agent)?.shards, status })))
 }
 
 #[derive(Deserialize)]

@@ -235,13 +235,16 @@ async fn a_stream_that_is_nearly_full_takes_no_events_of_clients() {
 async fn readers_see_what_sidecars_answer() {
     let api = Api::start(Stream::default(), true).await;
     let (_, agents) = api.get("/v1/agents").await;
-    let up = json!({"name": "permits", "ready": true, "position": 9, "records": 3, "entities": 1, "root": "ab"});
-    let down = json!({"name": "ledger", "ready": false, "position": 0, "records": 0, "entities": 0});
+    let up = json!({"name": "permits", "shards": 2, "ready": true, "position": 9, "records": 6, "entities": 2});
+    let down = json!({"name": "ledger", "shards": 1, "ready": false, "position": 0, "records": 0, "entities": 0});
     assert_eq!(agents, json!({"items": [up, down]}));
 
     assert_eq!(
         api.get("/v1/agents/new").await,
-        (200, json!({"name": "new", "ready": true, "position": 9, "records": 3, "entities": 1, "root": "ab"}))
+        (
+            200,
+            json!({"name": "new", "shards": 1, "ready": true, "position": 9, "records": 3, "entities": 1, "root": "ab"})
+        )
     );
     assert_eq!(api.get("/v1/agents/nobody").await.0, 404);
     assert_eq!(api.get("/v1/agents/*/entities").await.0, 404);

@@ -80,7 +80,12 @@ pub(crate) enum Command {
         file: Option<PathBuf>,
     },
     /// Write an agent's journal to standard output, one record a line.
-    Export { agent: String },
+    Export {
+        agent: String,
+        /// Which of the agent's shards; each has a journal of its own.
+        #[arg(long, default_value_t = 0)]
+        shard: u32,
+    },
     /// Compare two journals that `rhizon export` has written, entity by entity.
     Diff { a: PathBuf, b: PathBuf },
     /// The workspace's agents, and how far they are.
@@ -201,14 +206,19 @@ mod tests {
 
     #[test]
     fn commands_on_many_dead_letters_must_be_meant() {
-        let parses = |arguments: &[&str]| {
-            let all = ["rhizon", "dead", "redrive", "a"].iter().chain(arguments);
-            Args::try_parse_from(all).is_ok()
+        let choice = |arguments: &[&str]| {
+            let args = Args::try_parse_from(["rhizon", "dead", "redrive", "a"].iter().chain(arguments)).ok()?;
+            match args.command {
+                Command::Dead(Dead::Redrive { choice, .. }) => Some(choice.is_made()),
+                _ => None,
+            }
         };
-        assert!(
-            parses(&["3f"]) && parses(&["--all", "--rate", "5/s"]) && parses(&["--type", "cmd.a.b", "--entity", "x"])
-        );
-        assert!(!parses(&[]) && !parses(&["3f", "--all"]) && !parses(&["--all", "--entity", "x"]));
-        assert!(!parses(&["--rate", "5/s"]));
+        for made in [&["3f"][..], &["--all", "--rate", "5/s"], &["--type", "cmd.a.b", "--entity", "x"]] {
+            assert_eq!(choice(made), Some(true), "{made:?}");
+        }
+        assert_eq!(choice(&["--rate", "5/s"]), Some(false));
+        for contrary in [&["3f", "--all"][..], &["--all", "--entity", "x"]] {
+            assert_eq!(choice(contrary), None, "{contrary:?}");
+        }
     }
 }

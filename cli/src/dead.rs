@@ -123,6 +123,11 @@ async fn each(
     verb: &str,
     output: Output,
 ) -> Result<(), Failure> {
+    if !choice.is_made() {
+        return Err(Failure::Usage(format!(
+            "which dead letters? Give a key from `rhizon dead list {agent}`, or --type, --reason or --entity, or --all"
+        )));
+    }
     let keys: Vec<Hash> = match &choice.key {
         Some(key) => vec![only(client, agent, key).await?.1.key],
         None => chosen(client, agent, choice).await?.into_iter().map(|(_, record)| record.key).collect(),

@@ -60,7 +60,7 @@ async fn run(args: Args) -> Result<(), Failure> {
         Command::Diff { a, b } => journal::diff::run(&a, &b, output),
         Command::Verify { agent: Some(agent), .. } => verify::agent(&mut client().await?, &agent, output).await,
         Command::Verify { file, .. } => verify::file(&file.unwrap_or_default(), output).await,
-        Command::Export { agent } => verify::export(&mut client().await?, &agent).await,
+        Command::Export { agent, shard } => verify::export(&mut client().await?, &agent, shard).await,
         Command::AgentProcess { parent, command } => Err(dev::become_agent(parent, &command)),
         Command::Status => show::status(&mut client().await?, output).await,
     }

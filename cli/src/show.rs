@@ -124,6 +124,8 @@ fn history_row(record: &Record) -> [String; 9] {
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Agent {
     pub(crate) name: String,
+    #[serde(default = "one")]
+    pub(crate) shards: u32,
     pub(crate) ready: bool,
     pub(crate) position: u64,
     pub(crate) records: u64,
@@ -132,9 +134,13 @@ pub(crate) struct Agent {
     pub(crate) root: Option<String>,
 }
 
-/// One agent, as its sidecar says it is.
-pub(crate) async fn agent(client: &mut Client, agent: &str) -> Result<Agent, Failure> {
-    client.get_json(&format!("/v1/agents/{}", segment(agent))).await
+fn one() -> u32 {
+    1
+}
+
+/// One agent's shard, as its sidecar says it is.
+pub(crate) async fn agent(client: &mut Client, agent: &str, shard: u32) -> Result<Agent, Failure> {
+    client.get_json(&format!("/v1/agents/{}?shard={shard}", segment(agent))).await
 }
 
 /// The workspace's agents.
@@ -147,7 +153,7 @@ pub(crate) async fn status(client: &mut Client, output: Output) -> Result<(), Fa
     if output == Output::Json {
         return print(&Items { items, next: None });
     }
-    let row = |Agent { name, ready, position, records, entities, root }: Agent| {
+    let row = |Agent { name, ready, position, records, entities, root, .. }: Agent| {
         let counts = [position, records, entities].map(|count| count.to_string());
         let [position, records, entities] = counts;
         [name, if ready { "yes" } else { "no" }.to_owned(), position, records, entities, root.unwrap_or_default()]

@@ -16,26 +16,36 @@ use crate::show;
 /// How often the end of a journal is looked for while its agent goes on working.
 const TRIES: usize = 20;
 
-/// Checks a journal in a workspace, and that its end is what the sidecar says it is.
+/// Checks the journals of an agent's shards.
 pub(crate) async fn agent(client: &mut Client, agent: &str, output: Output) -> Result<(), Failure> {
+    let shards = show::agent(client, agent, 0).await?.shards;
+    for index in 0..shards {
+        let name = if shards == 1 { agent.to_owned() } else { format!("{agent}, shard {index}") };
+        shard(client, agent, index, &name, output).await?;
+    }
+    Ok(())
+}
+
+/// Checks a journal in a workspace, and that its end is what the sidecar says it is.
+async fn shard(client: &mut Client, agent: &str, shard: u32, name: &str, output: Output) -> Result<(), Failure> {
     let mut replay = Replay::default();
     // Noted before the journal is read: it must have come so far.
-    let noted = client.chain_head(agent).await;
+    let noted = client.chain_head(agent, shard).await;
     for _ in 0..TRIES {
-        let path = format!("/v1/agents/{}/journal?after={}", segment(agent), replay.tail().sequence);
+        let path = format!("/v1/agents/{}/journal?shard={shard}&after={}", segment(agent), replay.tail().sequence);
         let mut records = Records::of(client.get(&path).await?);
         while let Some(line) = records.next().await? {
-            replay.push(&line).map_err(|mismatch| wrong(agent, &mismatch, output))?;
-            check_noted(&replay, noted.as_ref()).map_err(|mismatch| wrong(agent, &mismatch, output))?;
+            replay.push(&line).map_err(|mismatch| wrong(name, &mismatch, output))?;
+            check_noted(&replay, noted.as_ref()).map_err(|mismatch| wrong(name, &mismatch, output))?;
         }
-        let show::Agent { records: count, root, .. } = show::agent(client, agent).await?;
+        let show::Agent { records: count, root, .. } = show::agent(client, agent, shard).await?;
         let Some(root) = root else {
             return Err(Failure::Unreachable(format!("the sidecar of agent '{agent}' does not say where it is")));
         };
         // More records are there by now: the agent works. Fewer: it is not the same journal.
         if count <= replay.tail().sequence {
-            check_end(agent, &replay, noted.as_ref())?;
-            return compare(agent, &replay, count, &root, output);
+            check_end(name, &replay, noted.as_ref())?;
+            return compare(name, &replay, count, &root, output);
         }
     }
     Err(Failure::Unreachable(format!("agent '{agent}' works faster than its journal can be read; try again later")))
@@ -105,8 +115,8 @@ pub(crate) async fn file(path: &Path, output: Output) -> Result<(), Failure> {
 }
 
 /// Writes the journal as it is.
-pub(crate) async fn export(client: &mut Client, agent: &str) -> Result<(), Failure> {
-    let mut records = Records::of(client.get(&format!("/v1/agents/{}/journal", segment(agent))).await?);
+pub(crate) async fn export(client: &mut Client, agent: &str, shard: u32) -> Result<(), Failure> {
+    let mut records = Records::of(client.get(&format!("/v1/agents/{}/journal?shard={shard}", segment(agent))).await?);
     let progress = Progress::start("records", None, 0);
     while let Some(line) = records.next().await? {
         show::print_line(&line)?;

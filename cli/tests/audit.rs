@@ -158,6 +158,8 @@ fn a_dead_letter_is_found_and_sent_again() {
     let key = one["key"].as_str().unwrap();
     assert!(world.say(&["dead", "show", "scale", &key[..10]]).contains("the scale is broken"));
     assert_eq!(world.run(&["dead", "show", "scale", "0000"]).status.code(), Some(1));
+    let unclear = world.run(&["dead", "drop", "scale"]);
+    assert_eq!((unclear.status.code(), text(&unclear).1.contains("--all")), (Some(2), true));
 
     std::fs::remove_file(world.path("broken")).unwrap();
     assert!(world.say(&["dead", "redrive", "scale", &key[..10]]).contains("1 dead letters sent again"));

@@ -82,6 +82,7 @@ impl World {
             agents: vec![settings::Agent {
                 name: "permits".into(),
                 subscribes: vec!["cmd.permit.record".parse().unwrap()],
+                shards: 1,
             }],
         };
         let folder = tempfile::tempdir().unwrap();

@@ -53,16 +53,21 @@ pub(crate) struct Filter {
 #[derive(Clone, Debug, Default, clap::Args)]
 pub(crate) struct Choice {
     /// Key of one dead letter, or how it begins.
-    #[arg(
-        required_unless_present_any = ["event_type", "reason", "entity", "all"],
-        conflicts_with_all = ["event_type", "reason", "entity", "all"]
-    )]
+    #[arg(conflicts_with_all = ["event_type", "reason", "entity", "all"])]
     pub(crate) key: Option<String>,
     #[command(flatten)]
     pub(crate) filter: Filter,
     /// All that are open.
     #[arg(long, conflicts_with_all = ["event_type", "reason", "entity"])]
     pub(crate) all: bool,
+}
+
+impl Choice {
+    /// Whether somebody has said which ones; none said is not all.
+    pub(crate) fn is_made(&self) -> bool {
+        let Filter { event_type, reason, entity } = &self.filter;
+        self.all || [&self.key, event_type, reason, entity].into_iter().any(Option::is_some)
+    }
 }
 
 /// The time between two commands.

@@ -17,10 +17,10 @@ pub(crate) struct ChainHead {
     pub(crate) time: String,
 }
 
-/// The head of an agent's journal; `None` where it is not noted, or in a way that is not understood.
-pub(super) fn of_agent(status: &Value, agent: &str) -> Option<ChainHead> {
+/// The head of a shard's journal; `None` where it is not noted, or in a way that is not understood.
+pub(super) fn of_shard(status: &Value, agent: &str, shard: u32) -> Option<ChainHead> {
     let heads = status["chainHeads"].as_array()?.iter().filter_map(|head| ChainHead::deserialize(head).ok());
-    heads.into_iter().find(|head| head.agent == agent && head.shard == 0)
+    heads.into_iter().find(|head| head.agent == agent && head.shard == shard)
 }
 
 #[cfg(test)]
@@ -36,8 +36,8 @@ mod tests {
             {"agent": "permits", "shard": 1, "sequence": 9, "link": link, "time": "t"},
             {"agent": "permits", "sequence": 7, "link": link, "time": "t", "new": 1},
         ]});
-        assert_eq!(of_agent(&status, "permits").map(|head| (head.sequence, head.link)), Some((7, link)));
-        assert_eq!(of_agent(&status, "ledger"), None);
-        assert_eq!(of_agent(&json!({}), "ledger"), None);
+        assert_eq!(of_shard(&status, "permits", 0).map(|head| (head.sequence, head.link)), Some((7, link)));
+        assert_eq!(of_shard(&status, "ledger", 0), None);
+        assert_eq!(of_shard(&json!({}), "ledger", 0), None);
     }
 }

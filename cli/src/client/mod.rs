@@ -110,9 +110,9 @@ impl Client {
     }
 
     /// What the workspace's status says of the end of an agent's journal; nothing where there is no cluster, or no right to look.
-    pub(crate) async fn chain_head(&self, agent: &str) -> Option<ChainHead> {
+    pub(crate) async fn chain_head(&self, agent: &str, shard: u32) -> Option<ChainHead> {
         let Way::Forward(cluster) = &self.way else { return None };
-        heads::of_agent(&cluster.status().await?, agent)
+        heads::of_shard(&cluster.status().await?, agent, shard)
     }
 
     fn host(&self) -> &str {

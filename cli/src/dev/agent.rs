@@ -71,7 +71,7 @@ impl Agent {
     /// As the gateway knows it.
     pub(super) fn known(&self) -> rhizon_api::settings::Agent {
         let subscribes = self.settings.config.subscribes.clone();
-        rhizon_api::settings::Agent { name: self.described.name.clone(), subscribes }
+        rhizon_api::settings::Agent { name: self.described.name.clone(), subscribes, shards: 1 }
     }
 
     pub(super) fn store(&self) -> SqliteStore {

@@ -73,9 +73,32 @@ pub(crate) async fn entity(
     show::print_entity(kept.ok_or_else(nothing)?, output)
 }
 
-/// All entities, from the whole journal up to there; it is verified on the way.
+/// All entities, from the whole journals up to there; they are verified on the way.
 pub(crate) async fn entities(client: &mut Client, agent: &str, at: At, output: Output) -> Result<(), Failure> {
-    let mut records = Records::of(client.get(&format!("/v1/agents/{}/journal", segment(agent))).await?);
+    let shards = show::agent(client, agent, 0).await?.shards;
+    if shards > 1 && matches!(at, At::Sequence(_)) {
+        let text =
+            format!("agent '{agent}' has {shards} shards, each with sequences of its own: give a time, or an entity");
+        return Err(Failure::Usage(text));
+    }
+    let mut all = Vec::new();
+    for shard in 0..shards {
+        let replay = replay_to(client, agent, shard, at).await?;
+        all.extend(replay.heads().iter().map(|(entity, head)| Kept {
+            entity: entity.clone(),
+            version: head.version,
+            hash: head.hash.to_string(),
+            time: head.time.map(|time| time.to_string()),
+            state: head.state.clone(),
+        }));
+    }
+    all.sort_by(|a, b| a.entity.cmp(&b.entity));
+    show::print_entities(all, output)
+}
+
+async fn replay_to(client: &mut Client, agent: &str, shard: u32, at: At) -> Result<Replay, Failure> {
+    let path = format!("/v1/agents/{}/journal?shard={shard}", segment(agent));
+    let mut records = Records::of(client.get(&path).await?);
     let progress = Progress::start("records", None, 0);
     let mut replay = Replay::default();
     while let Some(line) = records.next().await? {
@@ -87,19 +110,12 @@ pub(crate) async fn entities(client: &mut Client, agent: &str, at: At, output: O
     }
     progress.finish();
     let end = replay.tail().sequence;
-    if let At::Sequence(asked) = at
-        && asked > end
-    {
-        return Err(Failure::NotSo(format!("the journal of agent '{agent}' ends with record {end}")));
+    match at {
+        At::Sequence(asked) if asked > end => {
+            Err(Failure::NotSo(format!("the journal of agent '{agent}' ends with record {end}")))
+        }
+        _ => Ok(replay),
     }
-    let kept = replay.heads().iter().map(|(entity, head)| Kept {
-        entity: entity.clone(),
-        version: head.version,
-        hash: head.hash.to_string(),
-        time: head.time.map(|time| time.to_string()),
-        state: head.state.clone(),
-    });
-    show::print_entities(kept.collect(), output)
 }
 
 #[cfg(test)]

@@ -143,8 +143,10 @@ pub(crate) async fn run(
     let total = agents.iter().map(|agent| agent.records).sum();
     let progress = Progress::start("records", Some(total), 0);
     let mut events = Events::default();
-    for show::Agent { name, .. } in agents {
-        let mut records = Records::of(client.get(&format!("/v1/agents/{}/journal", segment(&name))).await?);
+    let shards = agents.into_iter().flat_map(|agent| (0..agent.shards).map(move |shard| (agent.name.clone(), shard)));
+    for (name, shard) in shards {
+        let path = format!("/v1/agents/{}/journal?shard={shard}", segment(&name));
+        let mut records = Records::of(client.get(&path).await?);
         while let Some(line) = records.next().await? {
             if let Some(record) = Record::read(&line)? {
                 events.take(&name, record);

@@ -93,6 +93,7 @@ pub struct Gateway {
 pub struct Agent {
     pub name: String,
     pub subscribes: Vec<TypePattern>,
+    pub shards: u32,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -58,22 +58,22 @@ async fn agents(client: &Client, namespace: &str) -> Result<Vec<DynamicObject>, 
     Ok(agents)
 }
 
+/// A type that is none is the agent's problem, and said in its status.
 fn agent(live: &DynamicObject) -> Option<Agent> {
-    Some(Agent { subscribes: subscribes(&live.data["spec"]), name: live.metadata.name.clone()? })
+    let types = live.data["spec"]["subscribes"].as_array().into_iter().flatten();
+    let subscribes: Vec<TypePattern> = types.filter_map(|text| text.as_str()?.parse().ok()).collect();
+    Some(Agent { subscribes, name: live.metadata.name.clone()?, shards: shards(live) })
 }
 
 fn consumers(live: &DynamicObject) -> Vec<String> {
-    let shards = live.data["spec"]["shards"].as_u64().and_then(|shards| u32::try_from(shards).ok()).unwrap_or(1);
     match &live.metadata.name {
-        Some(name) if !live.data["status"]["firstSequence"].is_null() => consumer_names(name, shards).collect(),
+        Some(name) if !live.data["status"]["firstSequence"].is_null() => consumer_names(name, shards(live)).collect(),
         _ => Vec::new(),
     }
 }
 
-/// A type that is none is the agent's problem, and said in its status.
-fn subscribes(spec: &serde_json::Value) -> Vec<TypePattern> {
-    let types = spec["subscribes"].as_array().into_iter().flatten();
-    types.filter_map(|text| text.as_str()?.parse().ok()).collect()
+fn shards(live: &DynamicObject) -> u32 {
+    live.data["spec"]["shards"].as_u64().and_then(|shards| u32::try_from(shards).ok()).unwrap_or(1)
 }
 
 fn rival(workspace: &RhizonWorkspace, context: &Context) -> Option<String> {

@@ -29,7 +29,9 @@ pub(super) enum AccessError {
         "sources that begin with '{AGENTS_SOURCE}' belong to agents, and those with '{GATEWAYS_SOURCE}' to the gateway"
     )]
     ReservedSource,
-    #[error("'{actor}' may not command '{command}'; name it in the send of its spec.gateway.access, not as ctl.*.…")]
+    #[error(
+        "'{actor}' may not give the command '{command}'; spec.gateway.access has to name it in send, and ctl.*.* does not"
+    )]
     Command { actor: String, command: String },
     #[error("'{0}' may not read in this workspace")]
     Read(String),

@@ -129,7 +129,7 @@ mod tests {
     }
 
     fn try_admit(patch: &str) -> Result<Outgoing, Problem> {
-        let agents = [Agent { name: "permits".into(), subscribes: vec![] }];
+        let agents = [Agent { name: "permits".into(), subscribes: vec![], shards: 1 }];
         let (access, limits) = (access(), Limits::default());
         let rules = Rules { workspace: "permits", agents: &agents, limits: &limits };
         let text = format!(

@@ -6,6 +6,7 @@ use axum::extract::{FromRef, FromRequestParts};
 use axum::http::header::{AUTHORIZATION, HOST};
 use axum::http::request::Parts;
 use axum::http::uri::Authority;
+use rhizon_api::settings::Agent;
 use tokio::sync::watch;
 
 use super::access::Rights;
@@ -46,12 +47,20 @@ impl Caller {
     }
 
     /// The agents to ask: all that are known, or the one that is meant.
-    pub(super) fn agents(&self, only: Option<&str>) -> Result<Vec<String>, Problem> {
+    pub(super) fn agents(&self, only: Option<&str>) -> Result<Vec<Agent>, Problem> {
         match only {
-            None => Ok(self.policy.agents.iter().map(|agent| agent.name.clone()).collect()),
-            Some(agent) if is_agent_name(agent) => Ok(vec![agent.to_owned()]),
-            Some(agent) => Err(self.no_such_agent(agent)),
+            None => Ok(self.policy.agents.clone()),
+            Some(name) => self.agent(name).map(|agent| vec![agent]),
         }
+    }
+
+    /// One that the settings do not name may be new, and counts as one shard until they say something else.
+    pub(super) fn agent(&self, name: &str) -> Result<Agent, Problem> {
+        if !is_agent_name(name) {
+            return Err(self.no_such_agent(name));
+        }
+        let known = self.policy.agents.iter().find(|agent| agent.name == name).cloned();
+        Ok(known.unwrap_or_else(|| Agent { name: name.to_owned(), subscribes: Vec::new(), shards: 1 }))
     }
 
     pub(super) fn no_such_agent(&self, agent: &str) -> Problem {

@@ -64,7 +64,8 @@ pub(super) async fn cancel(
     let Query(asked) = asked.map_err(|error| invalid_query(&error))?;
     let granted = caller.may_command(Command::Cancel)?;
     let key = asked.key();
-    let mut answers = ask(app.reader.as_ref(), &caller.agents(asked.agent.as_deref())?, key).await;
+    let agents = caller.agents(asked.agent.as_deref())?;
+    let mut answers = ask(app.reader.as_ref(), &agents, &asked.question()).await;
     answers.outcomes.retain(|answered| answered.outcome.is_timer());
     if answers.outcomes.is_empty() {
         return Err(nothing_waits(&answers));
@@ -87,7 +88,6 @@ pub(super) async fn cancel(
 
 async fn dead_letter(caller: &Caller, app: &App, agent: &str, key: &str) -> Result<DeadLetter, Problem> {
     let key = event_key(key)?;
-    caller.agents(Some(agent))?;
     DeadLetter::read(&open_dead_letter(caller, app.reader.as_ref(), agent, key).await?, key)
 }
 

@@ -46,6 +46,10 @@ impl Asked {
         let publisher = self.publisher.clone().unwrap_or_else(|| publisher_of(&self.source));
         dedup_key(&publisher, &self.source, &self.id)
     }
+
+    pub(super) fn question(&self) -> Question {
+        Question { key: Some(self.key()), ..Question::default() }
+    }
 }
 
 /// Agents' sources are `/rhizon/<workspace>/agents/<agent>`.
@@ -69,23 +73,40 @@ pub(super) struct Answered {
     pub outcome: Outcome,
 }
 
-/// Asks all of them side by side.
-pub(super) async fn ask(reader: &dyn Reader, agents: &[String], key: Hash) -> Answers {
-    let question = Question { key: Some(key), ..Question::default() };
-    let ask = async |agent: &str| -> Result<Outcome, ReadError> {
-        let text = reader.ask(agent, Verb::Event, question.clone()).await.and_then(Reply::into_json)?;
-        serde_json::from_str(text.get()).map_err(|error| ReadError::Unreadable(error.to_string()))
-    };
-    let all = join_all(agents.iter().map(|agent| ask(agent))).await;
+/// Asks all of them side by side: of each the entity's shard, or all shards where the entity is not known.
+pub(super) async fn ask(reader: &dyn Reader, agents: &[Agent], question: &Question) -> Answers {
+    let all = join_all(agents.iter().map(|agent| ask_agent(reader, agent, question))).await;
     let mut answers = Answers::default();
-    for (agent, answer) in agents.iter().cloned().zip(all) {
+    for (agent, answer) in agents.iter().zip(all) {
         match answer {
-            Ok(outcome) => answers.outcomes.push(Answered { agent, outcome }),
-            Err(ReadError::Refused { code, .. }) if code == "not_found" => {}
-            Err(_) => answers.silent.push(agent),
+            Ok(Some(outcome)) => answers.outcomes.push(Answered { agent: agent.name.clone(), outcome }),
+            Ok(None) => {}
+            Err(_) => answers.silent.push(agent.name.clone()),
         }
     }
     answers
+}
+
+async fn ask_agent(reader: &dyn Reader, agent: &Agent, question: &Question) -> Result<Option<Outcome>, ReadError> {
+    let shards = if question.entity.is_some() { vec![None] } else { (0..agent.shards).map(Some).collect() };
+    let ask = |shard| ask_shard(reader, &agent.name, Question { shard, ..question.clone() });
+    let mut result = Ok(None);
+    for answer in join_all(shards.into_iter().map(ask)).await {
+        match answer {
+            Ok(Some(outcome)) => return Ok(Some(outcome)),
+            Ok(None) => {}
+            Err(error) => result = Err(error),
+        }
+    }
+    result
+}
+
+async fn ask_shard(reader: &dyn Reader, agent: &str, question: Question) -> Result<Option<Outcome>, ReadError> {
+    match reader.ask(agent, Verb::Event, question).await.and_then(Reply::into_json) {
+        Ok(text) => serde_json::from_str(text.get()).map_err(|error| ReadError::Unreadable(error.to_string())),
+        Err(ReadError::Refused { code, .. }) if code == "not_found" => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// `GET /v1/events?source=…&id=…`
@@ -96,7 +117,7 @@ pub(super) async fn get(
 ) -> Result<Response, Problem> {
     caller.may_read()?;
     let Query(asked) = asked.map_err(|error| invalid_query(&error))?;
-    let answers = ask(app.reader.as_ref(), &caller.agents(asked.agent.as_deref())?, asked.key()).await;
+    let answers = ask(app.reader.as_ref(), &caller.agents(asked.agent.as_deref())?, &asked.question()).await;
     if answers.outcomes.is_empty() {
         return Err(nobody_knows(&answers.silent));
     }
@@ -125,18 +146,19 @@ fn body(source: &str, id: &str, answers: &Answers) -> serde_json::Value {
 pub(super) struct Awaited {
     source: String,
     id: String,
-    key: Hash,
-    receivers: Vec<String>,
+    question: Question,
+    receivers: Vec<Agent>,
     wait: Duration,
 }
 
 impl Awaited {
     pub(super) fn new(event: &rhizon_kernel::Envelope, agents: &[Agent], wait: Duration) -> Self {
-        let rhizon_kernel::Envelope { source, id, event_type, target, .. } = event;
+        let rhizon_kernel::Envelope { source, id, event_type, subject, target, .. } = event;
+        let key = Some(dedup_key(GATEWAY, source, id));
         Self {
             source: source.clone(),
             id: id.clone(),
-            key: dedup_key(GATEWAY, source, id),
+            question: Question { entity: Some(subject.clone()), key, ..Question::default() },
             receivers: receivers(agents, event_type, target.as_deref()),
             wait,
         }
@@ -146,7 +168,7 @@ impl Awaited {
     /// id tells that the id was reused.
     pub(super) async fn outcomes(self, reader: &dyn Reader, digest: Hash) -> Result<Option<Response>, Problem> {
         let deadline = Instant::now() + self.wait;
-        let all = all_outcomes(reader, self.receivers, self.key);
+        let all = all_outcomes(reader, self.receivers, &self.question);
         let Ok(outcomes) = timeout_at(deadline, all).await else { return Ok(None) };
         if outcomes.iter().any(|answered| answered.outcome.digest.is_some_and(|decided| decided != digest)) {
             return Err(Problem::id_reused());
@@ -158,12 +180,12 @@ impl Awaited {
     }
 }
 
-async fn all_outcomes(reader: &dyn Reader, receivers: Vec<String>, key: Hash) -> Vec<Answered> {
+async fn all_outcomes(reader: &dyn Reader, receivers: Vec<Agent>, question: &Question) -> Vec<Answered> {
     let (mut missing, mut outcomes, mut pause) = (receivers, Vec::new(), FIRST_PAUSE);
     loop {
-        let answers = ask(reader, &missing, key).await;
+        let answers = ask(reader, &missing, question).await;
         outcomes.extend(answers.outcomes.into_iter().filter(|answered| answered.outcome.is_final()));
-        missing.retain(|agent| outcomes.iter().all(|answered| answered.agent != *agent));
+        missing.retain(|agent| outcomes.iter().all(|answered| answered.agent != agent.name));
         if missing.is_empty() {
             outcomes.sort_by(|a, b| a.agent.cmp(&b.agent));
             return outcomes;
@@ -173,12 +195,12 @@ async fn all_outcomes(reader: &dyn Reader, receivers: Vec<String>, key: Hash) ->
     }
 }
 
-fn receivers(agents: &[Agent], event_type: &EventType, target: Option<&str>) -> Vec<String> {
+fn receivers(agents: &[Agent], event_type: &EventType, target: Option<&str>) -> Vec<Agent> {
     let takes = |agent: &&Agent| {
         target.is_none_or(|target| agent.name == target)
             && agent.subscribes.iter().any(|pattern| pattern.matches(event_type.as_str()))
     };
-    agents.iter().filter(takes).map(|agent| agent.name.clone()).collect()
+    agents.iter().filter(takes).cloned().collect()
 }
 
 /// How long the client would like to wait: `Prefer: wait=<seconds>`, among other preferences.
@@ -219,9 +241,16 @@ mod tests {
 
     #[test]
     fn who_subscribes_is_waited_for_unless_one_is_meant() {
-        let agent = |name: &str, pattern: &str| Agent { name: name.into(), subscribes: vec![pattern.parse().unwrap()] };
+        let agent = |name: &str, pattern: &str| Agent {
+            name: name.into(),
+            subscribes: vec![pattern.parse().unwrap()],
+            shards: 1,
+        };
         let agents = [agent("a", "cmd.permit.*"), agent("b", "cmd.permit.record"), agent("c", "evt.permit.recorded")];
-        let of = |target| receivers(&agents, &"cmd.permit.record".parse().unwrap(), target);
+        let of = |target| -> Vec<String> {
+            let receivers = receivers(&agents, &"cmd.permit.record".parse().unwrap(), target);
+            receivers.into_iter().map(|agent| agent.name).collect()
+        };
         assert_eq!(of(None), ["a", "b"]);
         assert_eq!(of(Some("b")), ["b"]);
         assert!(of(Some("c")).is_empty());

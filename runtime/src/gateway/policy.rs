@@ -105,7 +105,7 @@ mod tests {
         json!({
             "workspace": "permits", "listen": "", "healthListen": "", "issuers": [{"issuer": "i", "jwks": {"keys": []}}],
             "access": [], "limits": {},
-            "agents": agents.iter().map(|name| json!({"name": name, "subscribes": []})).collect::<Vec<_>>(),
+            "agents": agents.iter().map(|name| json!({"name": name, "subscribes": [], "shards": 1})).collect::<Vec<_>>(),
             "nats": {"url": "", "user": "gateway", "credentials": null, "ca": null, "messageIdKey": null}
         })
     }

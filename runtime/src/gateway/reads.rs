@@ -1,5 +1,6 @@
 //! The reading half of the API: what sidecars answer, passed on to callers with the reader right.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -9,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::future::join_all;
 use futures::stream::{self, StreamExt as _};
+use rhizon_api::settings::Agent;
 use rhizon_kernel::chain::Hash;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -26,6 +28,7 @@ type Readers = State<Arc<dyn Reader>>;
 #[derive(Serialize)]
 struct Listed<'a> {
     name: &'a str,
+    shards: u32,
     #[serde(flatten)]
     status: Status,
 }
@@ -44,32 +47,54 @@ struct Status {
 /// `GET /v1/agents`
 pub(super) async fn agents(caller: Caller, State(reader): Readers) -> Result<Response, Problem> {
     caller.may_read()?;
-    let ask = async |name: &str| {
-        let reply = reader.ask(name, Verb::Status, Question::default()).await.ok()?.into_json().ok()?;
-        serde_json::from_str::<Status>(reply.get()).ok()
-    };
     let agents = &caller.policy().agents;
-    let answers = join_all(agents.iter().map(|agent| ask(&agent.name))).await;
+    let answers = join_all(agents.iter().map(|agent| whole(reader.as_ref(), agent))).await;
     let items: Vec<Listed> = agents
         .iter()
         .zip(answers)
-        .map(|(agent, answer)| Listed { name: &agent.name, status: answer.unwrap_or_default() })
+        .map(|(agent, answer)| Listed { name: &agent.name, shards: agent.shards, status: answer.unwrap_or_default() })
         .collect();
     Ok(json(&serde_json::json!({ "items": items })))
 }
 
-/// `GET /v1/agents/{agent}`
+/// An agent's shards as one: it is where the last of them is. Each shard has a root of its own.
+async fn whole(reader: &dyn Reader, agent: &Agent) -> Option<Status> {
+    let ask = async |shard| {
+        let question = Question { shard: Some(shard), ..Question::default() };
+        let reply = reader.ask(&agent.name, Verb::Status, question).await.ok()?.into_json().ok()?;
+        serde_json::from_str::<Status>(reply.get()).ok()
+    };
+    let shards = join_all((0..agent.shards).map(ask)).await.into_iter().collect::<Option<Vec<_>>>()?;
+    shards.into_iter().reduce(|all, shard| Status {
+        ready: all.ready && shard.ready,
+        position: all.position.min(shard.position),
+        records: all.records + shard.records,
+        entities: all.entities + shard.entities,
+        root: None,
+    })
+}
+
+#[derive(Deserialize)]
+pub(super) struct OneShard {
+    #[serde(default)]
+    shard: u32,
+}
+
+/// `GET /v1/agents/{agent}?shard=<n>`: the first shard, or another one.
 pub(super) async fn agent(
     caller: Caller,
     State(reader): Readers,
     Path(agent): Path<String>,
+    shard: Result<Query<OneShard>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Problem> {
     caller.may_read_of(&agent)?;
-    let reply = reader.ask(&agent, Verb::Status, Question::default()).await.and_then(Reply::into_json);
+    let Query(OneShard { shard }) = shard.map_err(|error| invalid_query(&error))?;
+    let question = Question { shard: Some(shard), ..Question::default() };
+    let reply = reader.ask(&agent, Verb::Status, question).await.and_then(Reply::into_json);
     let text = reply.map_err(|error| problem(&caller, &agent, &error))?;
     let status = serde_json::from_str(text.get())
         .map_err(|error| problem(&caller, &agent, &ReadError::Unreadable(error.to_string())))?;
-    Ok(json(&serde_json::json!(Listed { name: &agent, status })))
+    Ok(json(&serde_json::json!(Listed { name: &agent, shards: caller.agent(&agent)?.shards, status })))
 }
 
 #[derive(Deserialize)]
@@ -105,13 +130,15 @@ pub(super) async fn entity(
 
 #[derive(Deserialize)]
 pub(super) struct RecordPage {
+    shard: Option<u32>,
     after: Option<u64>,
     limit: Option<u32>,
 }
 
 impl From<RecordPage> for Question {
     fn from(page: RecordPage) -> Self {
-        Self { after: page.after.map(After::Sequence), limit: page.limit, ..Self::default() }
+        let RecordPage { shard, after, limit } = page;
+        Self { shard, after: after.map(After::Sequence), limit, ..Self::default() }
     }
 }
 
@@ -125,7 +152,7 @@ pub(super) async fn history(
     caller.may_read_of(&agent)?;
     let Query(page) = page.map_err(|error| invalid_query(&error))?;
     let question = Question { entity: Some(entity), ..page.into() };
-    lines(&caller, reader, agent, Verb::History, question).await
+    lines(&caller, reader, agent, Verb::History, vec![question]).await
 }
 
 /// `GET /v1/agents/{agent}/journal?after=<seq>`
@@ -137,10 +164,10 @@ pub(super) async fn journal(
 ) -> Result<Response, Problem> {
     caller.may_read_of(&agent)?;
     let Query(page) = page.map_err(|error| invalid_query(&error))?;
-    lines(&caller, reader, agent, Verb::Journal, page.into()).await
+    lines(&caller, reader, agent, Verb::Journal, vec![page.into()]).await
 }
 
-/// `GET /v1/agents/{agent}/dead?after=<seq>&limit=<n>`
+/// `GET /v1/agents/{agent}/dead?shard=<n>&after=<seq>&limit=<n>`: of all shards, or of one.
 pub(super) async fn dead(
     caller: Caller,
     State(reader): Readers,
@@ -149,7 +176,13 @@ pub(super) async fn dead(
 ) -> Result<Response, Problem> {
     caller.may_read_of(&agent)?;
     let Query(page) = page.map_err(|error| invalid_query(&error))?;
-    lines(&caller, reader, agent, Verb::Dead, page.into()).await
+    let question = Question::from(page);
+    let shards = match question.shard {
+        None => (0..caller.agent(&agent)?.shards).map(Some).collect(),
+        given => vec![given],
+    };
+    let questions = shards.into_iter().map(|shard| Question { shard, ..question.clone() }).collect();
+    lines(&caller, reader, agent, Verb::Dead, questions).await
 }
 
 /// `GET /v1/agents/{agent}/dead/{key}`
@@ -170,9 +203,15 @@ pub(super) async fn open_dead_letter(
     agent: &str,
     key: Hash,
 ) -> Result<Bytes, Problem> {
-    let question = Question { key: Some(key), ..Question::default() };
-    let (line, _) = page(reader, agent, Verb::Dead, question).await.map_err(|error| problem(caller, agent, &error))?;
-    Ok(line.slice(..line.len().saturating_sub(1)))
+    let mut none = ReadError::NoAnswer;
+    for shard in 0..caller.agent(agent)?.shards {
+        let question = Question { key: Some(key), shard: Some(shard), ..Question::default() };
+        match page(reader, agent, Verb::Dead, question).await {
+            Ok((line, _)) => return Ok(line.slice(..line.len().saturating_sub(1))),
+            Err(error) => none = error,
+        }
+    }
+    Err(problem(caller, agent, &none))
 }
 
 pub(super) fn event_key(text: &str) -> Result<Hash, Problem> {
@@ -191,29 +230,43 @@ async fn answer(
     Ok(json_text(&reply.map_err(|error| problem(caller, agent, &error))?))
 }
 
-/// Pages as one stream. The first page is there before the answer begins, so that its error still has a status; a later
-/// error breaks the connection off, which no client takes for the end.
+/// Pages as one stream, question after question. The first page is there before the answer begins, so that its error still
+/// has a status; a later error breaks the connection off, which no client takes for the end.
 async fn lines(
     caller: &Caller,
     reader: Arc<dyn Reader>,
     agent: String,
     verb: Verb,
-    question: Question,
+    questions: Vec<Question>,
 ) -> Result<Response, Problem> {
-    let limited = question.limit.is_some();
-    let first = page(reader.as_ref(), &agent, verb, question.clone()).await.map_err(|e| problem(caller, &agent, &e))?;
-    let next = first.1.filter(|_| !limited);
-    let rest = stream::try_unfold(next, move |next| {
-        let (reader, agent, question) = (reader.clone(), agent.clone(), question.clone());
-        async move {
-            let Some(after) = next else { return Ok::<_, ReadError>(None) };
-            let question = Question { after: Some(After::Sequence(after)), ..question };
-            let (body, next) = page(reader.as_ref(), &agent, verb, question).await?;
-            Ok(Some((body, next)))
-        }
+    let mut pages = Pages { reader, agent, verb, questions: questions.into() };
+    let first = pages.next().await.map_err(|error| problem(caller, &pages.agent, &error))?.unwrap_or_default();
+    let rest = stream::try_unfold(pages, |mut pages| async move {
+        let page = pages.next().await?;
+        Ok::<_, ReadError>(page.map(|page| (page, pages)))
     });
-    let body = Body::from_stream(stream::once(async move { Ok(first.0) }).chain(rest));
+    let body = Body::from_stream(stream::once(async move { Ok(first) }).chain(rest));
     Ok(([(CONTENT_TYPE, "application/x-ndjson")], body).into_response())
+}
+
+/// What is still to be asked.
+struct Pages {
+    reader: Arc<dyn Reader>,
+    agent: String,
+    verb: Verb,
+    questions: VecDeque<Question>,
+}
+
+impl Pages {
+    async fn next(&mut self) -> Result<Option<Bytes>, ReadError> {
+        let Some(question) = self.questions.pop_front() else { return Ok(None) };
+        let limited = question.limit.is_some();
+        let (body, next) = page(self.reader.as_ref(), &self.agent, self.verb, question.clone()).await?;
+        if let Some(after) = next.filter(|_| !limited) {
+            self.questions.push_front(Question { after: Some(After::Sequence(after)), ..question });
+        }
+        Ok(Some(body))
+    }
 }
 
 async fn page(

@@ -74,6 +74,9 @@ impl Reader for Sidecar {
             (_, Verb::Entity, _) => reply(json!({"error": {"code": "not_found", "detail": "no record"}})),
             (_, Verb::Journal, None) => lines("{\"link\":1}\n{\"link\":2}\n", Some(2)),
             (_, Verb::Journal, Some(After::Sequence(2))) => lines("{\"link\":3}\n", None),
+            (_, Verb::Event | Verb::Dead, _) if question.key.is_some() && question.shard == Some(0) => {
+                reply(json!({"error": {"code": "not_found", "detail": "another shard's"}}))
+            }
             (_, Verb::Event, _) => match question.key {
                 Some(key) if key == key_of("1") => reply(json!({"ok": {
                     "outcome": "processed", "entity": "case-1", "version": 1, "sequence": 2, "outputs": []}})),
@@ -87,6 +90,7 @@ impl Reader for Sidecar {
             (_, Verb::Dead, _) if question.key.is_some() => {
                 reply(json!({"error": {"code": "not_found", "detail": "no open dead letter"}}))
             }
+            (_, Verb::Dead, _) if question.shard == Some(0) => lines("", None),
             (_, Verb::Dead, _) => lines(if question.after.is_none() { DEAD_LETTER } else { "" }, None),
             (_, Verb::History, _) => lines("{\"link\":1}\n", Some(1)),
             _ => Err(ReadError::Unreadable("odd".into())),
@@ -121,9 +125,12 @@ impl Api {
             sources: vec!["/logs/".into()],
             read,
         };
-        let known =
-            |name: &str, types: &str| settings::Agent { name: name.into(), subscribes: vec![types.parse().unwrap()] };
-        let agents = vec![known("permits", "cmd.permit.record"), known("ledger", "evt.permit.recorded")];
+        let known = |name: &str, types: &str, shards| settings::Agent {
+            name: name.into(),
+            subscribes: vec![types.parse().unwrap()],
+            shards,
+        };
+        let agents = vec![known("permits", "cmd.permit.record", 2), known("ledger", "evt.permit.recorded", 1)];
         let policy = Policy::local("permits".into(), &entry, vec![entry.clone()], agents);
         let (stream, stop) = (Arc::new(stream), CancellationToken::new());
         let gateway = Gateway {
@@ -228,13 +235,16 @@ async fn a_stream_that_is_nearly_full_takes_no_events_of_clients() {
 async fn readers_see_what_sidecars_answer() {
     let api = Api::start(Stream::default(), true).await;
     let (_, agents) = api.get("/v1/agents").await;
-    let up = json!({"name": "permits", "ready": true, "position": 9, "records": 3, "entities": 1, "root": "ab"});
-    let down = json!({"name": "ledger", "ready": false, "position": 0, "records": 0, "entities": 0});
+    let up = json!({"name": "permits", "shards": 2, "ready": true, "position": 9, "records": 6, "entities": 2});
+    let down = json!({"name": "ledger", "shards": 1, "ready": false, "position": 0, "records": 0, "entities": 0});
     assert_eq!(agents, json!({"items": [up, down]}));
 
     assert_eq!(
         api.get("/v1/agents/new").await,
-        (200, json!({"name": "new", "ready": true, "position": 9, "records": 3, "entities": 1, "root": "ab"}))
+        (
+            200,
+            json!({"name": "new", "shards": 1, "ready": true, "position": 9, "records": 3, "entities": 1, "root": "ab"})
+        )
     );
     assert_eq!(api.get("/v1/agents/nobody").await.0, 404);
     assert_eq!(api.get("/v1/agents/*/entities").await.0, 404);

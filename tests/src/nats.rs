@@ -22,6 +22,26 @@ pub struct Options {
     pub tls: Option<Tls>,
     /// Lines for the end of the configuration file.
     pub extra: String,
+    /// One of several that are a cluster.
+    pub member: Option<Member>,
+}
+
+/// A server's place in a cluster.
+#[derive(Clone, Debug)]
+pub struct Member {
+    index: usize,
+    /// Where the members listen for each other.
+    ports: Vec<u16>,
+}
+
+/// Starts so many servers as a cluster. They find each other in their own time.
+///
+/// # Panics
+/// As [`start`] does.
+pub fn start_cluster(count: usize) -> Vec<Server> {
+    let ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
+    let member = |index| Options { member: Some(Member { index, ports: ports.clone() }), ..Options::default() };
+    (0..count).map(|index| start(&member(index))).collect()
 }
 
 /// PEM texts.
@@ -132,6 +152,15 @@ fn configuration(dir: &Path, port: u16, options: &Options) -> String {
         "listen: 127.0.0.1:{port}\nserver_name: test\nmax_payload: 8MB\nmax_control_line: 128KB\n\
          jetstream {{ store_dir: \"{dir}/jetstream\", sync_interval: always, max_file_store: 8GB, max_memory_store: 64MB }}\n"
     );
+    match &options.member {
+        None => text.push_str("server_name: test\n"),
+        Some(Member { index, ports }) => {
+            let routes: Vec<String> = ports.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
+            let (own, routes) = (ports[*index], routes.join(", "));
+            let _ = writeln!(text, "server_name: test-{index}");
+            let _ = writeln!(text, "cluster {{ name: test, listen: \"127.0.0.1:{own}\", routes: [{routes}] }}");
+        }
+    }
     if options.tls.is_some() {
         let _ = writeln!(text, "tls {{ cert_file: \"{dir}/tls.crt\", key_file: \"{dir}/tls.key\" }}");
     }

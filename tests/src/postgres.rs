@@ -33,8 +33,8 @@ pub struct Server {
     dir: PathBuf,
     port: u16,
     keeper: Child,
-    /// Process id of the server.
-    server: String,
+    /// Process id of the server, as `kill` reads it.
+    pid: String,
 }
 
 /// The server that all tests of a program share.
@@ -59,9 +59,13 @@ pub fn start() -> Server {
     let made = as_server_user(&program("initdb")).args(arguments).arg(dir.join("data")).output().expect("initdb runs");
     assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
     let port = free_port();
-    let (keeper, server) = spawn(&dir, port);
-    let server = Server { dir, port, keeper, server };
-    assert!(server.is_ready_within(Duration::from_secs(30)), "postgres: {}", server.log());
+    let (keeper, pid) = spawn(&dir, port);
+    let server = Server { dir, port, keeper, pid };
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !server.is_ready() {
+        assert!(Instant::now() < deadline, "postgres does not start: {}", server.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
     server
 }
 
@@ -72,30 +76,34 @@ impl Server {
 
     /// Ends the server with SIGKILL, as a crash would, and starts it again on the same files and port.
     pub fn crash(&mut self) {
-        assert!(signal("KILL", &self.server), "killing postgres");
+        assert!(signal("KILL", &self.pid), "killing postgres");
         let deadline = Instant::now() + Duration::from_secs(30);
-        loop {
-            self.keeper.stdin.take().expect("a shell that is not free").write_all(b"free\n").expect("setting it free");
-            self.keeper.wait().expect("waiting for the server's shell");
-            (self.keeper, self.server) = spawn(&self.dir, self.port);
-            // What was forked from the old one goes on for a moment and keeps the files; the new one ends then.
-            if self.is_ready_within(Duration::from_secs(5)) {
-                return;
-            }
+        while !self.starts_again() {
             assert!(Instant::now() < deadline, "postgres does not start again: {}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
         }
     }
 
-    fn is_ready_within(&self, time: Duration) -> bool {
-        let deadline = Instant::now() + time;
-        while Instant::now() < deadline {
-            let state = fs::read_to_string(self.dir.join("data/postmaster.pid")).unwrap_or_default();
-            if state.lines().next() == Some(&self.server) && state.lines().any(|line| line.trim() == "ready") {
-                return true;
+    /// What was forked from the old server goes on for a moment and keeps the files: a new one then ends at once.
+    fn starts_again(&mut self) -> bool {
+        self.keeper.stdin.take().expect("a shell that is not free").write_all(b"free\n").expect("setting it free");
+        self.keeper.wait().expect("waiting for the server's shell");
+        let logged = self.log().len();
+        (self.keeper, self.pid) = spawn(&self.dir, self.port);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !self.is_ready() && Instant::now() < deadline {
+            let log = self.log();
+            if ["shared memory block", "lock file"].iter().any(|words| log[logged..].contains(words)) {
+                return false;
             }
             std::thread::sleep(Duration::from_millis(20));
         }
-        false
+        self.is_ready()
+    }
+
+    fn is_ready(&self) -> bool {
+        let state = fs::read_to_string(self.dir.join("data/postmaster.pid")).unwrap_or_default();
+        state.lines().next() == Some(&self.pid) && state.lines().any(|line| line.trim() == "ready")
     }
 
     fn log(&self) -> String {

@@ -152,7 +152,7 @@ impl EventStore for JetStreamStore {
     }
 
     async fn append(&self, batch: Batch) -> Result<()> {
-        self.write(Change::Append(batch)).await.map(drop)
+        self.write(Change::Append(Box::new(batch))).await.map(drop)
     }
 
     async fn count_attempt(&self, epoch: u64, key: Hash) -> Result<u32> {

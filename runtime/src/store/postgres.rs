@@ -59,23 +59,23 @@ impl PostgresStore {
         Ok(Self { writer: Arc::new(writer), readers: connect::readers(options) })
     }
 
-    async fn rows<'q>(&self, doing: &'static str, query: Query<'q>) -> Result<Vec<PgRow>> {
+    async fn rows(&self, doing: &'static str, query: Query<'_>) -> Result<Vec<PgRow>> {
         within(doing, async { query.fetch_all(&self.readers).await.map_err(|e| failed(doing, &e)) }).await
     }
 
-    async fn row<'q>(&self, doing: &'static str, query: Query<'q>) -> Result<Option<PgRow>> {
+    async fn row(&self, doing: &'static str, query: Query<'_>) -> Result<Option<PgRow>> {
         within(doing, async { query.fetch_optional(&self.readers).await.map_err(|e| failed(doing, &e)) }).await
     }
 
     /// Runs one statement that writes, and answers its row.
-    async fn write<'q>(&self, doing: &'static str, query: Query<'q>) -> Result<Option<PgRow>> {
+    async fn write(&self, doing: &'static str, query: Query<'_>) -> Result<Option<PgRow>> {
         let mut turn = self.writer.turn(doing).await?;
         let work = async { query.fetch_optional(&mut *turn).await.map_err(|e| failed(doing, &e)) };
         let result = within(doing, work).await;
         turn.end(result)
     }
 
-    async fn lines<'q>(&self, query: Query<'q>) -> Result<Vec<Row>> {
+    async fn lines(&self, query: Query<'_>) -> Result<Vec<Row>> {
         self.rows("read the journal", query).await?.iter().map(journal_row).collect()
     }
 

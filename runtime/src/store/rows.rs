@@ -66,8 +66,7 @@ pub(super) fn head_and_held(row: &impl Fields) -> Result<(String, (Option<Head>,
     if row.integer(1).map_err(|e| failed("load", &e))?.is_none() {
         return Ok((text(row, 0)?, (None, held)));
     }
-    let (entity, head) = head(row)?;
-    Ok((entity, (Some(head), held)))
+    head(row).map(|(entity, known)| (entity, (Some(known), held)))
 }
 
 /// Columns: stream, entity, key, digest, due, holds, cancelled, attempts, subject, payload.

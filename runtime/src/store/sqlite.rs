@@ -46,13 +46,11 @@ impl SqliteStore {
 
     /// Of two processes that make the file at the same moment one is refused; when it looks again the file is made.
     pub(super) async fn open_with(path: &Path, synchronous: SqliteSynchronous) -> Result<Self> {
-        match Self::make(path, synchronous).await {
-            Ok(store) => Ok(store),
-            Err(_) => {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                Self::make(path, synchronous).await
-            }
+        if let Ok(store) = Self::make(path, synchronous).await {
+            return Ok(store);
         }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        Self::make(path, synchronous).await
     }
 
     async fn make(path: &Path, synchronous: SqliteSynchronous) -> Result<Self> {

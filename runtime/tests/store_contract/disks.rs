@@ -1,9 +1,11 @@
-//! No room left.
+//! No room left, or not so much in one piece.
 
 use rhizon_runtime::store::sqlite::SqliteStore;
 use rhizon_runtime::store::{EventStore as _, Mark, StoreError};
 
+use super::Stores as _;
 use super::events::{Event, batch_of, state};
+use super::journal::JetStream;
 
 /// A file system of a few megabytes, for as long as the value lives.
 struct SmallDisk(tempfile::TempDir);
@@ -54,4 +56,39 @@ async fn a_full_disk_loses_nothing_and_the_store_goes_on_when_there_is_room_agai
     store.append(large(&mark, number)).await.unwrap();
     assert_eq!(store.counts().await.unwrap().records, stored + 1);
     store.close().await;
+}
+
+#[tokio::test]
+async fn a_full_journal_stream_loses_nothing_and_says_so() {
+    let broker = JetStream::start_with(1 << 20).await;
+    let store = broker.open().await;
+    let mut mark = store.claim().await.unwrap();
+    let text = format!("\"{}\"", "x".repeat(100 << 10));
+    let error = loop {
+        let id = mark.tail.sequence.to_string();
+        let one = batch_of(&mark, &[Event { state: state(&text), ..Event::new("a", &id) }]);
+        match store.append(one).await {
+            Ok(()) => mark = store.mark().await.unwrap(),
+            Err(error) => break error,
+        }
+        assert!(mark.tail.sequence < 20, "the stream does not fill");
+    };
+    assert!(matches!(error, StoreError::Full(_)), "{error}");
+    assert!(mark.tail.sequence > 5);
+    assert_eq!(broker.open().await.mark().await.unwrap(), mark, "what was acknowledged is there");
+    // What is small still fits.
+    store.append(batch_of(&mark, &[Event::new("a", "small")])).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_batch_that_the_broker_would_not_take_is_refused_before_it_is_sent() {
+    let broker = JetStream::start().await;
+    let store = broker.open().await;
+    let mark = store.claim().await.unwrap();
+    let text = format!("\"{}\"", "x".repeat(1 << 20));
+    let large: Vec<Event> = (0..9).map(|n| Event { state: state(&text), ..Event::new("a", &n.to_string()) }).collect();
+    let error = store.append(batch_of(&mark, &large)).await.unwrap_err();
+    assert!(matches!(error, StoreError::TooLarge { bytes: 9_000_000.., limit: 8_000_000.. }), "{error}");
+    assert!(!error.is_transient());
+    store.append(batch_of(&mark, &large[..7])).await.unwrap();
 }

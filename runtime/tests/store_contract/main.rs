@@ -3,9 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod basics;
+mod crashes;
 mod disks;
 mod events;
 mod journal;
+mod large;
 mod waits;
 mod writers;
 
@@ -21,19 +23,18 @@ use rhizon_runtime::store::sqlite::SqliteStore;
 /// Where a store is. Each that is opened is as one of another process that has the same identity.
 pub(crate) trait Stores {
     type Store: EventStore;
+    async fn start() -> Self;
     async fn open(&self) -> Self::Store;
 }
 
 struct Memory(MemoryStore);
 
-impl Memory {
+impl Stores for Memory {
+    type Store = MemoryStore;
+
     async fn start() -> Self {
         Self(MemoryStore::default())
     }
-}
-
-impl Stores for Memory {
-    type Store = MemoryStore;
 
     async fn open(&self) -> MemoryStore {
         self.0.clone()
@@ -43,10 +44,6 @@ impl Stores for Memory {
 pub(crate) struct Sqlite(tempfile::TempDir);
 
 impl Sqlite {
-    pub(crate) async fn start() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
     fn path(&self) -> PathBuf {
         self.0.path().join("store.sqlite")
     }
@@ -54,6 +51,10 @@ impl Sqlite {
 
 impl Stores for Sqlite {
     type Store = SqliteStore;
+
+    async fn start() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
 
     async fn open(&self) -> SqliteStore {
         SqliteStore::open(&self.path()).await.unwrap()
@@ -63,15 +64,13 @@ impl Stores for Sqlite {
 /// A schema of its own on a server that all tests share.
 struct Postgres(String);
 
-impl Postgres {
+impl Stores for Postgres {
+    type Store = PostgresStore;
+
     async fn start() -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         Self(format!("rhizon_a-{}_0", COUNT.fetch_add(1, Ordering::Relaxed)))
     }
-}
-
-impl Stores for Postgres {
-    type Store = PostgresStore;
 
     async fn open(&self) -> PostgresStore {
         PostgresStore::open(&rhizon_tests::postgres::shared().url(), &self.0).await.unwrap()
@@ -84,12 +83,25 @@ macro_rules! contract {
         contract!(@on sqlite Sqlite $($($module $name)+)+);
         contract!(@on postgres Postgres $($($module $name)+)+);
         contract!(@on jetstream JetStream $($($module $name)+)+);
+
+        /// One cluster of brokers for all, and an agent each.
+        #[tokio::test]
+        async fn the_same_holds_for_a_journal_with_three_replicas() {
+            let servers = rhizon_tests::nats::start_cluster(3);
+            journal::create_journal(&servers[0].url(), 3, 1 << 30).await;
+            let mut number = 0;
+            $($(
+                number += 1;
+                let broker = servers[number % 3].url();
+                $module::$name(JetStream::on(&broker, &format!("agent{number}")).await).await;
+            )+)+
+        }
     };
     (@on $store:ident $start:ident $($module:ident $name:ident)+) => {
         mod $store {
             $(#[tokio::test]
             async fn $name() {
-                super::$module::$name(super::$start::start().await).await;
+                super::$module::$name(<super::$start as super::Stores>::start().await).await;
             })+
         }
     };

@@ -1,7 +1,7 @@
 //! Several processes of one identity, one after the other or at once.
 
 use futures::future::join_all;
-use rhizon_runtime::store::{EventStore as _, StoreError};
+use rhizon_runtime::store::{EventStore, StoreError};
 
 use super::Stores;
 use super::events::{append, batch};
@@ -24,11 +24,11 @@ pub(crate) async fn of_two_writers_with_one_identity_one_wins_and_never_both(sto
 
 pub(crate) async fn two_that_start_at_the_same_moment_have_two_epochs(stores: impl Stores) {
     let both = join_all([stores.open(), stores.open()]).await;
-    let claims = join_all(both.iter().map(|store| store.claim())).await;
+    let claims = join_all(both.iter().map(EventStore::claim)).await;
     let mut epochs: Vec<u64> = claims.into_iter().map(|mark| mark.unwrap().epoch).collect();
     epochs.sort_unstable();
     assert_eq!(epochs, [1, 2]);
-    let marks = join_all(both.iter().map(|store| store.mark())).await;
+    let marks = join_all(both.iter().map(EventStore::mark)).await;
     assert!(marks.into_iter().any(|mark| mark.unwrap().epoch == 2));
 }
 

@@ -103,7 +103,7 @@ impl JetStreamStore {
             keys.into_iter().zip(&known).filter(|(_, known)| is_taken(known)).map(|(key, _)| key).collect();
         batch.entries = records::entries(records, states, taken);
         batch.tail = tail;
-        cache::apply(&self.cache, &Change::Append(batch), stream).await?;
+        cache::apply(&self.cache, &Change::Append(Box::new(batch)), stream).await?;
         state.applied = stream;
         Ok(())
     }

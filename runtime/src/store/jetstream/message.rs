@@ -16,7 +16,7 @@ use super::super::{Batch, Result, StoreError, Waits};
 #[derive(Debug, Clone)]
 pub(super) enum Change {
     Claim { epoch: u64 },
-    Append(Batch),
+    Append(Box<Batch>),
     Attempt { epoch: u64, key: Hash },
     Published { epoch: u64, sequence: u64 },
     Fired { epoch: u64, keys: Vec<Hash> },
@@ -60,7 +60,7 @@ impl Change {
         let (epoch, kind, entries) = match self {
             Self::Claim { epoch } => (*epoch, Kind::Claim, &[][..]),
             Self::Append(batch) => {
-                let Batch { epoch, after, entries, tail: _, position, published, config, waits } = batch;
+                let Batch { epoch, after, entries, tail: _, position, published, config, waits } = &**batch;
                 let (after, position, published, config) = (*after, *position, *published, *config);
                 (*epoch, Kind::Append { after, position, published, config, waits: waits.clone() }, &entries[..])
             }
@@ -112,7 +112,7 @@ mod tests {
         let waits = Waits { park: vec![parked.clone()], defer: vec![deferred.clone()], ..Waits::default() };
         let entry = |line: &'static str| Entry { sequence: 1, line: line.into(), decision: None };
         let batch = Batch { epoch: 3, after: 17, entries: vec![entry("{}"), entry("[1]")], waits, ..Batch::default() };
-        let payload = Change::Append(batch).encode("me");
+        let payload = Change::Append(Box::new(batch)).encode("me");
         for line in payload.split(|byte| *byte == b'\n') {
             serde_json::from_slice::<serde_json::Value>(line).unwrap();
         }

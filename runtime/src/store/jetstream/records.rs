@@ -39,11 +39,10 @@ struct Named<'a> {
 /// Reads the next record of the journal, which must continue its chain.
 pub(super) fn read(tail: &mut Tail, line: Bytes) -> Result<Record, NoRecord> {
     let parsed = Line::parse(&line)?;
-    let link = tail.link.then(parsed.rest);
-    if link != parsed.link {
+    if tail.link.then(parsed.rest) != parsed.link {
         return Err(NoRecord("the link to the record before"));
     }
-    *tail = Tail { sequence: tail.sequence + 1, link };
+    *tail = Tail { sequence: tail.sequence + 1, link: parsed.link };
     let decided = match parsed.part {
         Part::Config(_) => None,
         Part::Decided(bytes) => Some(decided(bytes, parsed.hash)?),

@@ -78,13 +78,11 @@ impl Writer {
     /// Waits until nobody else writes.
     pub(super) async fn turn(&self, doing: &'static str) -> Result<Turn<'_>> {
         let mut slot = self.connection.lock().await;
-        let connection = match slot.take() {
-            Some(connection) => connection,
-            None => {
-                let connect = async { PgConnection::connect_with(&self.options).await.map_err(|e| failed(doing, &e)) };
-                super::within(doing, connect).await?
-            }
-        };
+        if let Some(connection) = slot.take() {
+            return Ok(Turn { slot, connection });
+        }
+        let connect = async { PgConnection::connect_with(&self.options).await.map_err(|e| failed(doing, &e)) };
+        let connection = super::within(doing, connect).await?;
         Ok(Turn { slot, connection })
     }
 

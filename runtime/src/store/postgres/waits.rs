@@ -31,12 +31,13 @@ ON CONFLICT (stream) DO UPDATE SET entity = excluded.entity, key = excluded.key,
     due = excluded.due, holds = excluded.holds, cancelled = excluded.cancelled, attempts = excluded.attempts,
     subject = excluded.subject, payload = excluded.payload";
 
+fn column<'q, T>(park: &BTreeMap<u64, &'q Parked>, get: impl Fn(&'q Parked) -> T) -> Vec<T> {
+    park.values().map(|parked| get(parked)).collect()
+}
+
 fn insert_parked(park: &[Parked]) -> Query<'_> {
     // Of two that are the same event the last counts.
     let park: BTreeMap<u64, &Parked> = park.iter().map(|parked| (parked.stream, parked)).collect();
-    fn column<'q, T>(park: &BTreeMap<u64, &'q Parked>, get: impl Fn(&'q Parked) -> T) -> Vec<T> {
-        park.values().map(|parked| get(parked)).collect()
-    }
     sqlx::query(PARK)
         .bind(column(&park, |p| signed(p.stream)))
         .bind(column(&park, |p| p.entity.as_bytes()))

@@ -129,7 +129,14 @@ pub fn react(config: &Config, head: &Head, arrival: &Arrival, reaction: Reaction
         .map(|(index, draft)| output(config, cause, arrival, time, index, draft))
         .collect::<Result<Vec<_>, _>>()?;
     let state = check_state(config, state)?;
-    Ok(commit(head, arrival, Outcome::Processed, None, outputs, state))
+    let commit = commit(head, arrival, Outcome::Processed, None, outputs, state);
+    let (size, limit) = (commit.decided.len(), config.limits.decision_bytes);
+    if size > limit {
+        let why =
+            format!("make a decision of {size} bytes with the event and the state, and at most {limit} are allowed");
+        return Err(InvalidAnswer { field: "outputs".into(), why });
+    }
+    Ok(commit)
 }
 
 /// Makes the commit of a control command: who gave it, and when, in the chain of the entity that it is about.

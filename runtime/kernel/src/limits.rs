@@ -10,12 +10,21 @@ pub struct Limits {
     pub entity_bytes: usize,
     pub state_bytes: usize,
     pub outputs_per_reaction: usize,
+    /// Of one decision: the event, its outputs and the state together. A store must take it in one step.
+    pub decision_bytes: usize,
     /// How many causes an event may have behind it: what stops two agents from answering each other for ever.
     pub depth: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { envelope_bytes: 1 << 20, entity_bytes: 256, state_bytes: 2 << 20, outputs_per_reaction: 256, depth: 32 }
+        Self {
+            envelope_bytes: 1 << 20,
+            entity_bytes: 256,
+            state_bytes: 2 << 20,
+            outputs_per_reaction: 256,
+            decision_bytes: 6 << 20,
+            depth: 32,
+        }
     }
 }

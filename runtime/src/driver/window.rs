@@ -167,6 +167,7 @@ impl<'a> Window<'a> {
             payload,
             origin,
             attempts,
+            answered: false,
             lone,
             counted,
             trace,
@@ -289,6 +290,7 @@ impl<'a> Window<'a> {
             Answer::Reaction(reaction) => {
                 match egress::react(&self.settings.config, line.head(), &slot.arrival, reaction) {
                     Ok(commit) => {
+                        slot.answered = true;
                         self.decided(index, commit);
                         return None;
                     }
@@ -297,6 +299,7 @@ impl<'a> Window<'a> {
             }
             Answer::Failed(reason) => reason,
             Answer::Refused(reason) => {
+                slot.answered = true;
                 let commit = egress::settle(line.head(), &slot.arrival, Outcome::Rejected, &reason);
                 self.decided(index, commit);
                 return Some(reason);

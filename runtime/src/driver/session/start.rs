@@ -144,7 +144,7 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
     }
 
     fn build_append(&mut self, harvest: Harvest) -> (Batch, Append) {
-        let Harvest { settled, duplicates, mut waits, parked, position } = harvest;
+        let Harvest { settled, duplicates, mut waits, parked, position, .. } = harvest;
         self.driver.metrics.duplicates(duplicates);
         let (settings, time) = (&self.driver.settings, self.driver.clock.now());
         let mut tail = self.tail;

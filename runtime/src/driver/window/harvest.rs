@@ -9,6 +9,9 @@ use super::slot::{Harvest, Origin, Saved, Settled, Slot, SlotId, State};
 use super::{Ordering, Window};
 use crate::planted::{self, Fault};
 
+/// A batch ends behind the record that reaches this: with the largest record it stays below what a store takes at once.
+const BATCH_BYTES: usize = 1 << 20;
+
 impl Window<'_> {
     /// Takes what can be appended now: with `Stream` the decided front, with `Entity` all that is decided, but for what
     /// was decided by an event before it that is still open, and what comes after that in its line.
@@ -39,7 +42,7 @@ impl Window<'_> {
                     harvest.parked.push(Saved { entity: slot.arrival.entity.clone(), identity });
                     slot.state = State::Taken;
                 }
-                State::Decided(_) if harvest.settled.len() >= max => break,
+                State::Decided(_) if harvest.settled.len() >= max || harvest.bytes >= BATCH_BYTES => break,
                 State::Decided(_)
                     if open
                         && (slot.known.is_some() || held.contains(slot.arrival.entity.as_str()))
@@ -99,10 +102,11 @@ impl Harvest {
             None => {}
         }
         self.unpark(slot);
+        self.bytes += commit.decided.len();
         self.settled.push(Settled {
             id,
             stream: slot.stream,
-            attempts: slot.attempts + 1,
+            attempts: slot.attempts + u32::from(slot.answered),
             trace: std::mem::take(&mut slot.trace),
             first: slot.known.is_none(),
             commit: *commit,

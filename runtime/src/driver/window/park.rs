@@ -20,7 +20,12 @@ pub(super) fn must_wait(
 ) -> Option<State> {
     if let Body::Event { envelope, .. } = &arrival.body
         && let Some(due_ms) = envelope.deliverat.map(|time| time.as_millisecond()).filter(|due_ms| *due_ms > now_ms)
-        && ingress::decide(&settings.config, line.head(), known, arrival) == Decision::Accept
+        // Another version may be the one that is expected by then.
+        && matches!(
+            ingress::decide(&settings.config, line.head(), known, arrival),
+            Decision::Accept | Decision::Conflict(_)
+        )
+        && known.is_none()
         && !planted::is(Fault::TimerEarly)
     {
         return Some(State::Parking { due_ms: Some(due_ms), holds: false });

@@ -63,6 +63,8 @@ pub(in super::super) struct Slot {
     pub(super) origin: Origin,
     /// Failed tries so far.
     pub attempts: u32,
+    /// Whether the agent decided it, in a try that did not fail.
+    pub(super) answered: bool,
     /// Whether it must be tried with nothing beside it, since its neighbours and it went down together.
     pub(super) lone: bool,
     /// Whether the store has counted the lone try that comes next.
@@ -148,6 +150,8 @@ pub(in super::super) struct Settled {
 pub(in super::super) struct Harvest {
     pub settled: Vec<Settled>,
     pub duplicates: usize,
+    /// Of what is decided.
+    pub(super) bytes: usize,
     pub waits: Waits,
     /// Entity and identity of what is parked.
     pub parked: Vec<Saved>,

@@ -144,9 +144,9 @@ async fn shards_divide_the_events_and_most_of_them_still_connect() {
     let gateway = broker.gateway().await;
     let ledger = broker.agent_of("ledger", &spec(64)).await;
     for partition in 0..64 {
-        gateway.publish(&format!("ev.gateway.{partition}.evt.permit.recorded.x"), &[], &partition.to_string()).await;
+        gateway.publish(&format!("ev.gateway.{partition}.evt.permit.recorded"), &[], &partition.to_string()).await;
     }
-    gateway.publish("to.ledger.gateway.7.ctl.agent.redrive.x", &[], "control").await;
+    gateway.publish("to.ledger.gateway.7.ctl.agent.redrive", &[], "control").await;
     for partition in [0, 7, 63] {
         let pulled = ledger.pull(&format!("agent-ledger_{partition}"), 10).await;
         let payloads: Vec<&str> = pulled.iter().map(|m| m.0.as_str()).collect();

@@ -7,7 +7,6 @@ use rhizon_api::agent::OperatingMode;
 use rhizon_kernel::Head;
 use rhizon_kernel::chain::{self, Hash};
 use rhizon_kernel::record::NoRecord;
-use rhizon_kernel::subject::unescape;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -225,6 +224,5 @@ pub fn parse(subject: &str, payload: &[u8]) -> Option<(Verb, Question)> {
 
 /// The agent's name in a subject `rq.<agent>.<verb>`.
 pub fn subject(agent: &str, verb: Verb) -> String {
-    debug_assert!(unescape(agent).is_some(), "agents are DNS labels");
     format!("rq.{agent}.{}", verb.as_str())
 }

@@ -271,8 +271,8 @@ mod tests {
         assert_eq!(
             permissions.publish,
             [
-                "ev.agent-permits.*.evt.permit.recorded.*",
-                "to.*.agent-permits.*.evt.permit.recorded.*",
+                "ev.agent-permits.*.evt.permit.recorded",
+                "to.*.agent-permits.*.evt.permit.recorded",
                 "dead.permits.>",
                 "$JS.API.CONSUMER.MSG.NEXT.EVENTS.agent-permits",
                 "js.CONSUMER.RESET.EVENTS.agent-permits",

@@ -245,12 +245,12 @@ mod tests {
         assert_eq!(
             consumers[31].config["filter_subjects"],
             json!([
-                "ev.*.31.evt.b.x.*",
-                "to.z.*.31.evt.b.x.*",
-                "to.z.gateway.31.ctl.*.*.*",
-                "ev.*.63.evt.b.x.*",
-                "to.z.*.63.evt.b.x.*",
-                "to.z.gateway.63.ctl.*.*.*",
+                "ev.*.31.evt.b.x",
+                "to.z.*.31.evt.b.x",
+                "to.z.gateway.31.ctl.*.*",
+                "ev.*.63.evt.b.x",
+                "to.z.*.63.evt.b.x",
+                "to.z.gateway.63.ctl.*.*",
             ])
         );
         assert_eq!((consumers.len(), consumers[31].name.as_str()), (32, "agent-z_31"));

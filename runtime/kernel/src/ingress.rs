@@ -111,7 +111,11 @@ pub fn cancelled() -> Reason {
     Reason::new(CANCELLED, "taken back before it was due")
 }
 
-/// Takes a message apart. Never fails: what can't be decoded arrives too, and is rejected under its subject's entity.
+/// How entities are called that stand for what could not be read.
+const MALFORMED: &str = "malformed";
+
+/// Takes a message apart. Never fails: what can't be decoded arrives too, and is rejected under an entity
+/// of its subject's partition.
 pub fn decode(config: &Config, raw_subject: &str, payload: &[u8]) -> Arrival {
     let malformed = |entity: String, reason: Reason| {
         let digest = Hash::of(&[payload]);
@@ -126,8 +130,7 @@ pub fn decode(config: &Config, raw_subject: &str, payload: &[u8]) -> Arrival {
     let subject = match Subject::parse(raw_subject) {
         Ok(subject) => subject,
         Err(error) => {
-            let entity = raw_subject.rsplit('.').next().unwrap_or_default().to_owned();
-            return malformed(entity, Reason::new("invalid_subject", error.to_string()));
+            return malformed(MALFORMED.to_owned(), Reason::new("invalid_subject", error.to_string()));
         }
     };
     match Envelope::parse(payload, &config.limits) {
@@ -135,13 +138,13 @@ pub fn decode(config: &Config, raw_subject: &str, payload: &[u8]) -> Arrival {
             let json = envelope.to_decided_json();
             Arrival {
                 raw_subject: raw_subject.to_owned(),
-                entity: subject.entity.clone(),
+                entity: envelope.subject.clone(),
                 key: dedup_key(&subject.publisher, &envelope.source, &envelope.id),
                 digest: Hash::of(&[&json]),
                 body: Body::Event { subject, envelope: Box::new(envelope), json },
             }
         }
-        Err(error) => malformed(subject.entity, Reason::from(&error)),
+        Err(error) => malformed(format!("{MALFORMED}-{}", subject.partition), Reason::from(&error)),
     }
 }
 
@@ -180,8 +183,8 @@ fn disagreement(config: &Config, subject: &Subject, envelope: &Envelope) -> Opti
     if subject.event_type != event_type.as_str() {
         return differs("type");
     }
-    if subject.entity != *entity || subject.partition != partition(entity) {
-        return differs("entity");
+    if subject.partition != partition(entity) {
+        return differs("partition");
     }
     if subject.target != *target {
         return differs("target");

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use rhizon_kernel::egress::{Commit, Outcome, Output};
 use rhizon_kernel::identity::dedup_key;
 use rhizon_kernel::record::{Decided, Line, NoRecord, Observed, Part};
-use rhizon_kernel::subject::{Subject, escape, partition};
+use rhizon_kernel::subject::{Subject, partition};
 use rhizon_kernel::{Config, Envelope, Limits};
 
 use crate::bus::Outgoing;
@@ -73,7 +73,7 @@ pub(super) fn of_line(config: &Config, line: &[u8]) -> Result<Vec<Outgoing>, NoR
 /// A dead letter is the decision: the event, why it was given up, and after what answer.
 fn dead_letter(config: &Config, entity: &str, decided: &[u8]) -> Outgoing {
     Outgoing {
-        subject: format!("dead.{}.{}.{}", config.agent, partition(entity), escape(entity)),
+        subject: format!("dead.{}.{}", config.agent, partition(entity)),
         key: rhizon_kernel::chain::prefixed(&[b"dead", config.agent.as_bytes(), decided]),
         payload: Bytes::copy_from_slice(decided),
     }

@@ -114,7 +114,7 @@ impl Bench {
 
     /// One event at a time, from before its publish until its output is on the stream.
     async fn latency(&mut self, options: &Options, publisher: &JetStreamPublisher) -> anyhow::Result<Vec<Duration>> {
-        let mut outputs = self.client.client.subscribe(format!("ev.agent-bench.*.{DONE}.*")).await?;
+        let mut outputs = self.client.client.subscribe(format!("ev.agent-bench.*.{DONE}")).await?;
         self.client.client.flush().await?;
         let mut times = Vec::new();
         for n in options.events..options.events + 500 {

@@ -43,10 +43,10 @@ async fn agents_keep_within_their_rights(broker: &Broker) {
     let before = [broker.contents(&east).await, broker.contents(&west).await];
     let thief = broker.user(EAST, "agent-permits", "agent-permits").await;
     for subject in [
-        "ev.gateway.7.cmd.permit.record.x",
-        "ev.agent-ledger.7.evt.permit.recorded.x",
-        "ev.agent-permits.7.evt.permit.revoked.x",
-        "to.ledger.agent-ledger.7.evt.permit.recorded.x",
+        "ev.gateway.7.cmd.permit.record",
+        "ev.agent-ledger.7.evt.permit.recorded",
+        "ev.agent-permits.7.evt.permit.revoked",
+        "to.ledger.agent-ledger.7.evt.permit.recorded",
         "dead.ledger.7.x",
         "rq.ledger.status",
         "$JS.API.CONSUMER.MSG.NEXT.EVENTS.agent-ledger",
@@ -73,7 +73,7 @@ async fn agents_keep_within_their_rights(broker: &Broker) {
         "$JS.API.CONSUMER.DELETE.EVENTS.agent-ledger",
         "$JS.API.CONSUMER.RESET.EVENTS.agent-ledger",
         "$JS.ACK.EVENTS.agent-ledger.1.1.1.1.1",
-        "ev.gateway.7.cmd.permit.record.forged",
+        "ev.gateway.7.cmd.permit.record",
         "dead.ledger.7.x",
         "rq.ledger.status",
     ] {
@@ -91,7 +91,7 @@ async fn accounts_are_closed(broker: &Broker) {
     let (here, there) = (broker.contents(&east).await, broker.contents(&west).await);
     let gateway = broker.user(EAST, "rhizon-gateway", "gateway").await;
     // Nobody subscribes this type.
-    gateway.ask_with("ev.gateway.7.cmd.nothing.known.x", "{}").await;
+    gateway.ask_with("ev.gateway.7.cmd.nothing.known", "{}").await;
     assert_ne!(broker.contents(&east).await, here, "east's stream has one more");
     assert_eq!(broker.contents(&west).await, there, "west's has not");
 

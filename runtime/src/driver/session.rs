@@ -67,6 +67,7 @@ struct Pending {
 
 /// What is under way, at most one of each.
 #[derive(Default)]
+#[allow(clippy::struct_excessive_bools, reason = "each is a thing of its own that is under way or not")]
 struct Busy {
     pulling: bool,
     loading: bool,

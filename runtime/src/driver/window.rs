@@ -158,7 +158,7 @@ impl<'a> Window<'a> {
             }
             _ => line.join(id),
         };
-        let (trace, lone, counted) = (context_of(&arrival), seen.is_some() || charged > 0, charged > attempts);
+        let (trace, alone, counted) = (context_of(&arrival), seen.is_some() || charged > 0, charged > attempts);
         let state = waits.unwrap_or(State::Waiting);
         let control = None;
         self.slots.push_back(Slot {
@@ -168,7 +168,7 @@ impl<'a> Window<'a> {
             origin,
             attempts,
             answered: false,
-            lone,
+            lone: alone,
             counted,
             trace,
             known,

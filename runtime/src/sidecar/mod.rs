@@ -65,7 +65,7 @@ pub async fn run(settings: settings::Sidecar, mut stop: watch::Receiver<bool>) -
     let mut shards = JoinSet::new();
     let mut desks = Vec::with_capacity(own.len());
     for (place, shard) in own.into_iter().enumerate() {
-        desks.push(shard::start(&settings, shard, &connection, &parts, place, &mut shards).await?);
+        desks.push(Box::pin(shard::start(&settings, shard, &connection, &parts, place, &mut shards)).await?);
     }
     tasks.spawn(reading::serve(connection.clone(), settings.kernel.agent.clone(), settings.shards.len(), desks));
     let stopped = tokio::select! {

@@ -38,19 +38,19 @@ pub(super) async fn start(
         settings::Store::Sqlite { path } => {
             let opened = SqliteStore::open(&path).await;
             let store = opened.with_context(|| format!("opening the store {}", path.display()))?;
-            Ok(driven.start(shard, store, shards))
+            Ok(driven.start(&shard, store, shards))
         }
         settings::Store::Postgres { url_file, schema } => {
             let url = tokio::fs::read_to_string(&url_file).await;
             let url = url.with_context(|| format!("reading the connection string {}", url_file.display()))?;
             let store = PostgresStore::open(url.trim(), &schema).await.context("opening the Postgres store")?;
-            Ok(driven.start(shard, store, shards))
+            Ok(driven.start(&shard, store, shards))
         }
         settings::Store::JetStream { stream, subject, consumer, cache } => {
             let journal = Place { stream, subject, consumer };
             let opened = JetStreamStore::open(connection.clone(), journal, &cache).await;
             let store = opened.with_context(|| format!("opening the store's cache {}", cache.display()))?;
-            Ok(driven.start(shard, store, shards))
+            Ok(driven.start(&shard, store, shards))
         }
     }
 }
@@ -63,17 +63,17 @@ struct Driven {
 }
 
 impl Driven {
-    fn start(self, shard: settings::Shard, store: impl EventStore, shards: &mut Shards) -> Desk {
-        let desk = self.desk(&shard, store.clone());
+    fn start(self, shard: &settings::Shard, store: impl EventStore, shards: &mut Shards) -> Desk {
+        let desk = self.desk(shard, store.clone());
         let Self { settings, connection, parts, place } = self;
         let consumer = &shard.consumer;
         let bus = JetStreamBus::new(connection, consumer.stream.clone(), consumer.name.clone());
-        let driving = driver_settings(&settings, &shard);
+        let (driving, shard) = (driver_settings(&settings, shard), shard.index);
         shards.spawn(async move {
             let stopped = parts.drive(driving, bus, store.clone(), place).await;
             if let Stopped::StoreLost { .. } | Stopped::JournalBroken(_) = stopped {
                 // Started again it would be the same. What there is can still be read.
-                tracing::error!(%stopped, shard = shard.index, "the shard does not work; it only answers questions");
+                tracing::error!(%stopped, shard, "the shard does not work; it only answers questions");
                 parts.reports[place].send_modify(|report| report.last_error = Some(stopped.to_string()));
                 parts.hold.stopped().await;
             }

@@ -136,7 +136,7 @@ fn publishes_what_it_owes(agent: usize, rows: &[Row], log: &[Stored], dead: &[St
     if let Some(lost) = want_later.difference(&fired).next() {
         return Err(format!("the output {lost} was due and is not published"));
     }
-    later.into_iter().try_for_each(|message| is_not_early(message))
+    later.into_iter().try_for_each(is_not_early)
 }
 
 fn is_not_early(message: &Stored) -> Checked {

@@ -18,8 +18,8 @@ pub(super) struct Line {
 }
 
 impl Line {
-    pub(super) fn new(head: Head, held: u64) -> Self {
-        Self { head, waiting: VecDeque::new(), unsaved: 0, held }
+    pub(super) fn new(head: Head, parked: u64) -> Self {
+        Self { head, waiting: VecDeque::new(), unsaved: 0, held: parked }
     }
 
     pub(super) fn head(&self) -> &Head {

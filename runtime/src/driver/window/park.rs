@@ -19,7 +19,7 @@ pub(super) fn must_wait(
     now_ms: i64,
 ) -> Option<State> {
     if let Body::Event { envelope, .. } = &arrival.body
-        && let Some(due_ms) = envelope.deliverat.map(|time| time.as_millisecond()).filter(|due_ms| *due_ms > now_ms)
+        && let Some(due_ms) = envelope.deliverat.map(jiff::Timestamp::as_millisecond).filter(|due_ms| *due_ms > now_ms)
         // Another version may be the one that is expected by then.
         && matches!(
             ingress::decide(&settings.config, line.head(), known, arrival),

@@ -175,6 +175,9 @@ async fn every_kind_of_failure_is_journaled_and_harms_no_other_event() {
     ];
     stream.publish(list).await.unwrap();
     running.reaches(7).await;
+    let malformed = format!("malformed-{}", rhizon_kernel::subject::partition("a"));
+    let unread = store.history(malformed, 0, 1 << 20).await.unwrap();
+    assert!(matches!(&unread[..], [row] if String::from_utf8_lossy(&row.line).contains(r#""code":"not_json""#)));
     let history = store.history("a".into(), 0, 1 << 20).await.unwrap();
     let decided: Vec<serde_json::Value> = history
         .iter()
@@ -190,7 +193,6 @@ async fn every_kind_of_failure_is_journaled_and_harms_no_other_event() {
             ("rejected", "agent_rejected"),
             ("dead-lettered", "agent_invalid_answer"),
             ("rejected", "wrong_workspace"),
-            ("rejected", "not_json"),
             ("processed", ""),
         ]
     );

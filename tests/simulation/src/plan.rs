@@ -88,7 +88,7 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn draw(rng: &mut Rng) -> Self {
-        let first = if rng.permille(300) { Ordering::Entity } else { Ordering::Stream };
+        let first = if rng.permille(500) { Ordering::Entity } else { Ordering::Stream };
         let orderings = [first, Ordering::Stream, Ordering::Stream];
         let trouble_us = rng.between(1_000_000, 12_000_000);
         Self {

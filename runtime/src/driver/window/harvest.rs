@@ -33,9 +33,15 @@ impl Window<'_> {
                     harvest.unpark(slot);
                     slot.state = State::Taken;
                 }
-                // After a crash it would be due before what was decided first and is still here.
-                State::Parking { holds: true, .. }
-                    if held.contains(slot.arrival.entity.as_str()) && !planted::is(Fault::ParkedAhead) => {}
+                // After a crash it would be due before what was decided first and is still here; or, with another's id, it
+                // would come from the stream once more, and nothing would tell that it is the same.
+                State::Parking { holds, .. }
+                    if open
+                        && (slot.known.is_some() || *holds && held.contains(slot.arrival.entity.as_str()))
+                        && !planted::is(Fault::ParkedAhead) =>
+                {
+                    held.insert(&slot.arrival.entity);
+                }
                 State::Parking { due_ms, holds } => {
                     harvest.waits.park.push(slot.parked(*due_ms, *holds));
                     let identity = slot.known.is_none().then_some((slot.arrival.key, slot.arrival.digest));

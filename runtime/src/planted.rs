@@ -43,8 +43,6 @@ pub enum Fault {
     ParkedNotReleased,
     /// An event passes those of its entity that wait in the store.
     ParkedOvertaken,
-    /// An event is parked while those before it are not durable.
-    ParkedAhead,
     /// The position follows parked events too.
     PositionOfParked,
     /// An event is due although one before it of its entity is not.
@@ -70,8 +68,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 32] = [
-        Self::ParkedAhead,
+    pub const ALL: [Fault; 31] = [
         Self::PositionOfParked,
         Self::ReleasedOvertakes,
         Self::TimerEarly,

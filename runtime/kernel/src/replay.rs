@@ -100,9 +100,11 @@ impl Replay {
         if let Decision::Note(Control::Cancel(key)) = decision {
             self.cancelled.insert(key);
         }
-        if decided.reason == Some(ingress::id_reused()) && !self.known.contains_key(&commit.key) {
+        let is_taken = self.known.contains_key(&commit.key);
+        if !is_taken && decided.reason == Some(ingress::id_reused()) {
             self.reserved.entry(commit.key).or_default().insert(commit.digest);
-        } else if self.reserved.get(&commit.key).is_some_and(|refused| refused.contains(&commit.digest)) {
+        } else if !is_taken && self.reserved.remove(&commit.key).is_some_and(|refused| refused.contains(&commit.digest))
+        {
             return Err(wrong(
                 "outcome",
                 "the event whose id was reserved".into(),

@@ -36,9 +36,7 @@ impl Window<'_> {
                 // After a crash it would be due before what was decided first and is still here; or, with another's id, it
                 // would come from the stream once more, and nothing would tell that it is the same.
                 State::Parking { holds, .. }
-                    if open
-                        && (slot.known.is_some() || *holds && held.contains(slot.arrival.entity.as_str()))
-                        && !planted::is(Fault::ParkedAhead) =>
+                    if open && (slot.known.is_some() || *holds && held.contains(slot.arrival.entity.as_str())) =>
                 {
                     held.insert(&slot.arrival.entity);
                 }

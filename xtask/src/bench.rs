@@ -2,11 +2,12 @@
 
 use anyhow::Result;
 
-use crate::{dirs, exec, tools, ui};
+use crate::{dirs, exec, packages, tools, ui};
 
 /// Builds what is measured and runs it; `arguments` go to the benchmark.
 pub(crate) fn bench(arguments: &[String]) -> Result<()> {
     let server = tools::path("nats-server")?;
+    packages::ensure_postgres()?;
     let repository = dirs::repository();
     let build = ["build", "--release", "--quiet", "--package", "rhizon-runtime", "--package", "rhizon-bench"];
     ui::step("release build", || exec::stream(exec::command("cargo", build).current_dir(&repository)))?;

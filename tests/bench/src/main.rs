@@ -2,12 +2,14 @@
 //! needs and runs it.
 
 mod agent;
+mod load;
 mod pipeline;
 mod report;
+mod stores;
 
 use std::path::PathBuf;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum as _};
 
 #[derive(Parser)]
 struct Cli {
@@ -17,7 +19,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Throughput at saturation, and latency of single events.
+    /// Throughput at saturation, and latency of single events and at half load, with each store.
     Run(Options),
     /// The agent that is measured with: it counts the events of an entity, and emits one for each.
     Agent,
@@ -28,8 +30,11 @@ pub(crate) struct Options {
     /// The rhizon-runtime binary.
     #[arg(long)]
     pub runtime: PathBuf,
+    /// Stores to measure; all when none is given.
+    #[arg(long = "store", value_enum)]
+    pub stores: Vec<stores::Store>,
     /// Events of one run.
-    #[arg(long, default_value_t = 100_000)]
+    #[arg(long, default_value_t = 60_000)]
     pub events: usize,
     #[arg(long, default_value_t = 1_000)]
     pub entities: usize,
@@ -56,8 +61,17 @@ fn main() -> anyhow::Result<()> {
         match cli.command {
             Command::Agent => agent::serve().await,
             Command::Run(options) => {
-                let figures = pipeline::measure(&options).await?;
-                report::print(&options, &figures);
+                let stores = if options.stores.is_empty() {
+                    stores::Store::value_variants().to_vec()
+                } else {
+                    options.stores.clone()
+                };
+                let mut measured = Vec::with_capacity(stores.len());
+                for store in stores {
+                    eprintln!("measuring with {}, {} events", store.name(), options.events);
+                    measured.push((store, pipeline::measure(&options, store).await?));
+                }
+                report::print(&options, &measured);
                 Ok(())
             }
         }

@@ -20,21 +20,26 @@ use rhizon_tests::nats;
 use serde_json::{Value, json, value::RawValue};
 use tokio::process::{Child, Command};
 
-use crate::Options;
 use crate::report::Figures;
+use crate::stores::{Prepared, Store, create};
+use crate::{Options, load};
 
 const COMMAND: &str = "cmd.bench.do";
 const DONE: &str = "evt.bench.done";
+/// How many events are timed with nothing beside them.
+const ALONE: usize = 500;
 
 struct Bench {
     client: Connection,
     _broker: nats::Server,
+    _store: Prepared,
     _agent: Child,
     sidecar: Child,
     _dir: tempfile::TempDir,
 }
 
-pub(crate) async fn measure(options: &Options) -> anyhow::Result<Figures> {
+#[allow(clippy::cast_precision_loss, reason = "a rate")]
+pub(crate) async fn measure(options: &Options, store: Store) -> anyhow::Result<Figures> {
     let broker = nats::start(&nats::Options::default());
     let client = Connection::start(&nats_settings("gateway", &broker.url())).await?;
     create_stream(&client).await?;
@@ -51,14 +56,17 @@ pub(crate) async fn measure(options: &Options) -> anyhow::Result<Figures> {
         .env("RHIZON_LISTEN", format!("127.0.0.1:{port}"))
         .kill_on_drop(true)
         .spawn()?;
+    let prepared = store.prepare(&client, dir.path()).await?;
     let began = Instant::now();
-    let (sidecar, health) = start_sidecar(options, &broker.url(), dir.path(), port)?;
-    let mut bench = Bench { client, _broker: broker, _agent: agent, sidecar, _dir: dir };
+    let (sidecar, health) = start_sidecar(options, &broker.url(), &prepared, dir.path(), port)?;
+    let mut bench = Bench { client, _broker: broker, _store: prepared, _agent: agent, sidecar, _dir: dir };
     let ready = bench.wait_until_ready(health, began).await?;
     let pipeline = bench.wait_for(2 * options.events as u64, began).await?;
     let (resident_bytes, cpu) = bench.usage()?;
-    let latency = bench.latency(options, &publisher).await?;
-    Ok(Figures { publishing, ready, pipeline, latency, resident_bytes, cpu })
+    let alone = bench.latency(options, &publisher).await?;
+    let rate = options.events as f64 / pipeline.as_secs_f64();
+    let loaded = load::at_rate(options, &bench.client, options.events + ALONE, rate / 2.0).await?;
+    Ok(Figures { publishing, ready, pipeline, alone, loaded, resident_bytes, cpu })
 }
 
 impl Bench {
@@ -114,10 +122,10 @@ impl Bench {
 
     /// One event at a time, from before its publish until its output is on the stream.
     async fn latency(&mut self, options: &Options, publisher: &JetStreamPublisher) -> anyhow::Result<Vec<Duration>> {
-        let mut outputs = self.client.client.subscribe(format!("ev.agent-bench.*.{DONE}")).await?;
+        let mut outputs = self.client.client.subscribe(outputs()).await?;
         self.client.client.flush().await?;
         let mut times = Vec::new();
-        for n in options.events..options.events + 500 {
+        for n in options.events..options.events + ALONE {
             let event = event(options, n);
             let began = Instant::now();
             publisher.publish(vec![event]).await?;
@@ -129,7 +137,12 @@ impl Bench {
     }
 }
 
-fn event(options: &Options, n: usize) -> Outgoing {
+/// The subjects of what comes out.
+pub(crate) fn outputs() -> String {
+    format!("ev.agent-bench.*.{DONE}")
+}
+
+pub(crate) fn event(options: &Options, n: usize) -> Outgoing {
     let event_type = COMMAND.parse().expect("it is a type");
     let mut event =
         Envelope::new(n.to_string(), "/bench".into(), event_type, format!("entity-{}", n % options.entities));
@@ -151,25 +164,22 @@ async fn create_stream(client: &Connection) -> anyhow::Result<()> {
     let consumer = json!({
         "durable_name": "agent-bench", "ack_policy": "all", "ack_wait": 120_000_000_000_u64, "max_ack_pending": 20_000, "filter_subjects": filters,
     });
-    let requests = [
-        ("$JS.API.STREAM.CREATE.EVENTS", stream),
-        ("$JS.API.CONSUMER.CREATE.EVENTS.agent-bench", json!({"stream_name": "EVENTS", "config": consumer})),
-    ];
-    for (subject, request) in requests {
-        let answer = client.request("create", subject.into(), request.to_string().into()).await?;
-        let answer: Value = serde_json::from_slice(&answer)?;
-        if !answer["error"].is_null() {
-            bail!("{subject}: {answer}");
-        }
-    }
-    Ok(())
+    create(client, "$JS.API.STREAM.CREATE.EVENTS", stream).await?;
+    let consumer = json!({"stream_name": "EVENTS", "config": consumer});
+    create(client, "$JS.API.CONSUMER.CREATE.EVENTS.agent-bench", consumer).await
 }
 
 fn free_port() -> anyhow::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
-fn start_sidecar(options: &Options, url: &str, dir: &Path, agent_port: u16) -> anyhow::Result<(Child, u16)> {
+fn start_sidecar(
+    options: &Options,
+    url: &str,
+    store: &Prepared,
+    dir: &Path,
+    agent_port: u16,
+) -> anyhow::Result<(Child, u16)> {
     let health = free_port()?;
     let settings = settings::Sidecar {
         kernel: Config {
@@ -190,7 +200,7 @@ fn start_sidecar(options: &Options, url: &str, dir: &Path, agent_port: u16) -> a
         shards: vec![settings::Shard {
             index: 0,
             consumer: settings::Consumer { stream: "EVENTS".into(), name: "agent-bench".into(), first_sequence: 1 },
-            store: settings::Store::Sqlite { path: dir.join("store.sqlite") },
+            store: store.settings.clone(),
         }],
         replicas: 1,
         health_listen: format!("127.0.0.1:{health}"),

@@ -36,6 +36,9 @@ enum Command {
         /// What every entity's state must be in the end
         #[arg(long, value_name = "FILE")]
         expect: Option<PathBuf>,
+        /// Where the agents keep their states and journals; fixed once they are there
+        #[arg(long, value_enum, default_value_t)]
+        store: demo::Store,
     },
     /// Run all checks and tests
     Test {
@@ -86,7 +89,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
-        Command::Demo { events, expect } => demo::demo(events, expect),
+        Command::Demo { events, expect, store } => demo::demo(events, expect, store),
         Command::Test { fast } => checks::test(fast),
         Command::Generate { check } => generate::generate(check),
         Command::Up => cluster::up().map(drop),

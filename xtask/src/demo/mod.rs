@@ -18,7 +18,17 @@ use progress::Workload;
 
 const WORKSPACE: &str = "permits";
 
-pub(crate) fn demo(events: Option<PathBuf>, expect: Option<PathBuf>) -> Result<()> {
+/// The stores that need nothing besides Rhizon. For Postgres an agent names a Secret of its tenant.
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+pub(crate) enum Store {
+    #[default]
+    #[value(name = "SQLite")]
+    Sqlite,
+    #[value(name = "JetStream")]
+    JetStream,
+}
+
+pub(crate) fn demo(events: Option<PathBuf>, expect: Option<PathBuf>, store: Store) -> Result<()> {
     let example = dirs::repository().join("examples/permits");
     // The sample brings its own result; with other events only the caller knows it.
     let expect = expect.or_else(|| events.is_none().then(|| example.join("expected.json")));
@@ -31,7 +41,7 @@ pub(crate) fn demo(events: Option<PathBuf>, expect: Option<PathBuf>) -> Result<(
     if cluster.kind {
         images::build_binaries()?;
     }
-    let result = run(&cluster, &events, &workload, expected.as_ref());
+    let result = run(&cluster, &events, &workload, expected.as_ref(), store);
     if result.is_err() {
         cluster::diagnose(&cluster);
     }
@@ -40,11 +50,11 @@ pub(crate) fn demo(events: Option<PathBuf>, expect: Option<PathBuf>) -> Result<(
     Ok(())
 }
 
-fn run(cluster: &Cluster, events: &Path, workload: &Workload, expected: Option<&Expected>) -> Result<()> {
+fn run(cluster: &Cluster, events: &Path, workload: &Workload, expected: Option<&Expected>, store: Store) -> Result<()> {
     let example = dirs::repository().join("examples/permits");
     ui::step("helm install", || install(cluster))?;
     ui::step("workspace", || apply_workspace(cluster, &example))?;
-    ui::step("agents", || apply_agents(cluster, &example))?;
+    ui::step("agents", || apply_agents(cluster, &example, store))?;
     run_events(cluster, events, workload)?;
     ui::step("cluster", || show(cluster, &["get", "rhizonworkspaces,rhizonagents", "-A"]))?;
     for agent in ["permits", "ledger"] {
@@ -82,10 +92,16 @@ fn apply_workspace(cluster: &Cluster, example: &Path) -> Result<()> {
     wait_ready(cluster, &["get", &workspace], "the workspace")
 }
 
-fn apply_agents(cluster: &Cluster, example: &Path) -> Result<()> {
-    for file in ["access.yaml", "agents.yaml"] {
-        exec::run(cluster.kubectl(["apply", "-f"])?.arg(example.join(file)))?;
-    }
+fn apply_agents(cluster: &Cluster, example: &Path, store: Store) -> Result<()> {
+    exec::run(cluster.kubectl(["apply", "-f"])?.arg(example.join("access.yaml")))?;
+    let agents = fs::read_to_string(example.join("agents.yaml"))?;
+    let agents = match store {
+        Store::Sqlite => agents,
+        Store::JetStream => agents.replace("\nspec:\n", "\nspec:\n  store:\n    kind: JetStream\n"),
+    };
+    let file = dirs::repository().join("target/demo-agents.yaml");
+    fs::write(&file, agents)?;
+    exec::run(cluster.kubectl(["apply", "-f"])?.arg(file))?;
     wait_ready(cluster, &["get", "rhizonagents", "--namespace", WORKSPACE], "the agents")
 }
 

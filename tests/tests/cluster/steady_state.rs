@@ -31,6 +31,8 @@ async fn a_second_look_at_an_unchanged_cluster_writes_nothing() {
     workspace.rhizon().publish(&log.events).await;
     workspace.effects(log.total()).await;
     until("nothing else is on its way out", PATIENCE, async || leaving(&cluster).await).await;
+    // Where the journals end is published at most once a minute.
+    until("the chain heads are published", PATIENCE, async || heads(&cluster, log.total() + 1).await).await;
     let audit = Audit::open();
 
     // Agents are looked at regularly; the first look after the events still has news for their status.
@@ -99,6 +101,14 @@ where
 {
     let all = kube::Api::<K>::all(cluster.client.clone()).list(&ListParams::default()).await.expect("listing objects");
     all.items.len() as u64
+}
+
+/// Each journal's end is in the workspace's status: the config, and a record for each event.
+async fn heads(cluster: &Cluster, records: u64) -> Result<(), String> {
+    let got = cluster.all::<RhizonWorkspace>().get_status("test-steady").await;
+    let status = got.map_err(|error| error.to_string())?.status.unwrap_or_default();
+    let ends: Vec<u64> = status.chain_heads.iter().map(|head| head.sequence).collect();
+    holds(ends == [records, records], format!("{ends:?}"))
 }
 
 /// Workspaces of other tests may still be on their way out, which takes writes.

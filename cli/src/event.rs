@@ -48,7 +48,7 @@ impl Answer {
 
 fn row(Outcome { agent, rest }: &Outcome) -> [String; 8] {
     let number = |number: Option<u64>| number.map(|number| number.to_string()).unwrap_or_default();
-    let reason = rest.reason.as_ref().map(|reason| format!("{}: {}", reason.code, reason.detail));
+    let reason = rest.reason.as_ref().map(ToString::to_string);
     let until = rest.until.map(|until| format!("until {until}"));
     [
         agent.clone(),

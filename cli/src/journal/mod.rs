@@ -10,12 +10,10 @@ use http::Response;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use jiff::Timestamp;
+use rhizon_kernel::Envelope;
 use rhizon_kernel::chain::Hash;
-use rhizon_kernel::identity::dedup_key;
 use rhizon_kernel::ingress::Reason;
 use rhizon_kernel::record::{Decided, Line, Observed, Part};
-use rhizon_kernel::subject::Subject;
-use rhizon_kernel::{Envelope, Limits};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
@@ -103,14 +101,14 @@ impl Record {
         let observed = record.observed().map_err(|error| unreadable(&error))?;
         let Part::Decided(bytes) = record.part else { return Ok(None) };
         let decided = Decided::parse(bytes).map_err(|error| unreadable(&error))?;
-        let event = decided.input.and_then(|json| Envelope::parse(json.get().as_bytes(), &unlimited()).ok());
+        let event = decided.input.and_then(|json| Envelope::journaled(json.get().as_bytes()).ok());
         let outputs = decided.outputs.iter().map(|json| serde_json::from_str(json.get())).collect::<Result<_, _>>();
         Ok(Some(Self {
             observed,
             hash: record.hash,
             version: decided.after,
             time: decided.time,
-            key: key(&decided, event.as_ref()),
+            key: decided.identity().map_or(Hash::ZERO, |(key, _)| key),
             event,
             outputs: outputs.map_err(|error| unreadable(&error))?,
             change: match decided.state {
@@ -134,26 +132,36 @@ impl Record {
 
     /// Code and words, for a table.
     pub(crate) fn why(&self) -> String {
-        self.reason.as_ref().map(|reason| format!("{}: {}", reason.code, reason.detail)).unwrap_or_default()
+        self.reason.as_ref().map(Reason::to_string).unwrap_or_default()
     }
-}
-
-/// The key under which the agent knows the event.
-fn key(decided: &Decided, event: Option<&Envelope>) -> Hash {
-    let publisher = Subject::parse(&decided.subject).map(|subject| subject.publisher).unwrap_or_default();
-    match (event, &decided.malformed) {
-        (Some(event), _) => dedup_key(&publisher, &event.source, &event.id),
-        (None, Some(malformed)) => dedup_key(&decided.subject, "", &malformed.sha256.to_string()),
-        (None, None) => Hash::ZERO,
-    }
-}
-
-/// What is in the journal was within the limits that were in force then.
-fn unlimited() -> Limits {
-    Limits { envelope_bytes: usize::MAX, entity_bytes: usize::MAX, ..Limits::default() }
 }
 
 /// JSON that was in a journal already.
 pub(crate) fn value(json: &RawValue) -> Value {
     serde_json::from_str(json.get()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A record of nothing in particular.
+    pub(super) fn record(sequence: u64) -> Record {
+        let observed = serde_json::json!({
+            "sequence": sequence, "stream": 1, "time": "2026-01-01T00:00:00Z", "attempts": 1, "epoch": 1, "revision": "r"
+        });
+        Record {
+            observed: serde_json::from_value(observed).unwrap(),
+            hash: Hash::ZERO,
+            entity: "e".into(),
+            version: 1,
+            time: None,
+            outcome: "processed".into(),
+            reason: None,
+            event: None,
+            key: Hash::ZERO,
+            outputs: vec![],
+            change: Change::Unchanged,
+        }
+    }
 }

@@ -170,21 +170,10 @@ mod tests {
     use serde_json::json;
 
     fn record(sequence: u64, event: &serde_json::Value, outputs: &serde_json::Value) -> Record {
-        let observed = json!({
-            "sequence": sequence, "stream": 1, "time": "2026-01-01T00:00:00Z", "attempts": 1, "epoch": 1, "revision": "r"
-        });
         Record {
-            observed: serde_json::from_value(observed).unwrap(),
-            hash: rhizon_kernel::chain::Hash::ZERO,
-            entity: "e".into(),
-            version: 1,
-            time: None,
-            outcome: "processed".into(),
-            reason: None,
             event: Some(Envelope::parse(event.to_string().as_bytes(), &rhizon_kernel::Limits::default()).unwrap()),
-            key: rhizon_kernel::chain::Hash::ZERO,
             outputs: serde_json::from_value(outputs.clone()).unwrap(),
-            change: super::super::Change::Unchanged,
+            ..super::super::tests::record(sequence)
         }
     }
 

@@ -149,22 +149,7 @@ mod tests {
     use serde_json::value::to_raw_value;
 
     fn record(sequence: u64, change: Change) -> Record {
-        let observed = json!({
-            "sequence": sequence, "stream": 1, "time": "2026-01-01T00:00:00Z", "attempts": 1, "epoch": 1, "revision": "r"
-        });
-        Record {
-            observed: serde_json::from_value(observed).unwrap(),
-            hash: rhizon_kernel::chain::Hash::ZERO,
-            entity: "a".into(),
-            version: sequence,
-            time: None,
-            outcome: "processed".into(),
-            reason: None,
-            event: None,
-            key: rhizon_kernel::chain::Hash::ZERO,
-            outputs: vec![],
-            change,
-        }
+        Record { version: sequence, change, ..super::super::tests::record(sequence) }
     }
 
     /// Field, and the sequence of its last setter.

@@ -228,9 +228,7 @@ impl Sidecar {
             operating_mode: spec.operating_mode,
         })
     }
-}
 
-impl Sidecar {
     /// The shards of the pod with this ordinal: those whose index leaves it as the remainder.
     pub fn shards_of(&self, ordinal: u32) -> impl Iterator<Item = &Shard> {
         let replicas = self.replicas.max(1);
@@ -257,7 +255,8 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn spec(patch: &serde_json::Value) -> RhizonAgentSpec {
+    /// The smallest spec, with these fields.
+    pub(super) fn spec(patch: &serde_json::Value) -> RhizonAgentSpec {
         let mut value = json!({"subscribes": ["cmd.permit.record"], "container": {"image": "x:1"}});
         for (key, field) in patch.as_object().unwrap() {
             value[key] = field.clone();

@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 
 use crate::event_type::EventType;
 use crate::json::{push_number, push_string};
+use crate::limits::Limits;
 
 /// An event as it travels. Attributes are named as CloudEvents spells them.
 #[derive(Debug, Clone)]
@@ -105,6 +106,12 @@ impl Envelope {
             tracestate: None,
             extensions: BTreeMap::new(),
         }
+    }
+
+    /// An event out of a journal: it was within the limits that were in force then.
+    pub fn journaled(bytes: &[u8]) -> Result<Self, EnvelopeError> {
+        let limits = Limits { envelope_bytes: usize::MAX, entity_bytes: usize::MAX, ..Limits::default() };
+        Self::parse(bytes, &limits)
     }
 
     /// The JSON that travels.
@@ -204,7 +211,6 @@ fn key(out: &mut Vec<u8>, name: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::Limits;
 
     fn parse(json: &str) -> Result<Envelope, EnvelopeError> {
         Envelope::parse(json.as_bytes(), &Limits::default())

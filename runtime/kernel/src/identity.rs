@@ -12,6 +12,11 @@ pub fn dedup_key(publisher: &str, source: &str, id: &str) -> Hash {
     prefixed(&[publisher.as_bytes(), source.as_bytes(), id.as_bytes()])
 }
 
+/// Identity of bytes that can't be decoded: where they were found, and what they are.
+pub fn malformed_key(raw_subject: &str, digest: &Hash) -> Hash {
+    dedup_key(raw_subject, "", &digest.to_string())
+}
+
 /// The id of an agent's output: from its cause, the agent, and its place among the outputs.
 pub fn output_id(cause: &Hash, agent: &str, index: usize) -> String {
     let name = prefixed(&[b"output", &cause.0, agent.as_bytes(), &(index as u64).to_be_bytes()]);

@@ -1,11 +1,13 @@
 //! What to do with an event that has arrived. The subject is trusted, since the broker let it through; the envelope is
 //! not, and must agree with it.
 
+use std::fmt;
+
 use crate::chain::Hash;
 use crate::config::{Config, RESERVED_SOURCE, agent_source};
 use crate::envelope::{Envelope, EnvelopeError};
 use crate::head::Head;
-use crate::identity::dedup_key;
+use crate::identity::{dedup_key, malformed_key};
 use crate::subject::{GATEWAY, Subject, partition};
 
 /// An event taken from the stream, decoded as far as it can be.
@@ -43,6 +45,12 @@ pub struct Reason {
 impl Reason {
     pub fn new(code: &str, detail: impl Into<String>) -> Self {
         Self { code: code.to_owned(), detail: detail.into() }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.detail)
     }
 }
 
@@ -122,7 +130,7 @@ pub fn decode(config: &Config, raw_subject: &str, payload: &[u8]) -> Arrival {
         Arrival {
             raw_subject: raw_subject.to_owned(),
             entity,
-            key: dedup_key(raw_subject, "", &digest.to_string()),
+            key: malformed_key(raw_subject, &digest),
             digest,
             body: Body::Malformed { reason, size: payload.len() },
         }

@@ -17,7 +17,9 @@ use serde_json::value::RawValue;
 use crate::chain::Hash;
 use crate::config::Config;
 use crate::egress::Commit;
+use crate::identity::{dedup_key, malformed_key};
 use crate::ingress::Reason;
+use crate::subject::Subject;
 
 const LINK: std::ops::Range<usize> = 9..73;
 const REST: usize = 75;
@@ -169,6 +171,15 @@ pub struct Malformed {
     pub bytes: usize,
 }
 
+/// The part of an envelope that makes its identity.
+#[derive(Deserialize)]
+struct Named<'a> {
+    #[serde(borrow)]
+    source: Cow<'a, str>,
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+}
+
 /// Keeps an explicit `null` apart from an absent field.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
@@ -177,5 +188,16 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de Raw
 impl<'a> Decided<'a> {
     pub fn parse(bytes: &'a [u8]) -> Result<Self, NoRecord> {
         serde_json::from_slice(bytes).map_err(|_| NoRecord("decided"))
+    }
+
+    /// The key and digest under which the event was taken in.
+    pub fn identity(&self) -> Result<(Hash, Hash), NoRecord> {
+        if let Some(malformed) = &self.malformed {
+            return Ok((malformed_key(&self.subject, &malformed.sha256), malformed.sha256));
+        }
+        let input = self.input.ok_or(NoRecord("input"))?.get();
+        let subject = Subject::parse(&self.subject).map_err(|_| NoRecord("subject"))?;
+        let Named { source, id } = serde_json::from_str(input).map_err(|_| NoRecord("input"))?;
+        Ok((dedup_key(&subject.publisher, &source, &id), Hash::of(&[input.as_bytes()])))
     }
 }

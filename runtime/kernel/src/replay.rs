@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::egress::{self, Commit, Draft, InvalidAnswer, Outcome, Reaction, StateChange};
 use crate::envelope::Envelope;
 use crate::head::Head;
-use crate::identity::dedup_key;
+use crate::identity::malformed_key;
 use crate::ingress::{self, Arrival, Body, CANCELLED, Control, Decision, Reason};
 use crate::record::{Decided, Line, Part, Tail};
 
@@ -145,7 +145,7 @@ fn arrival(config: &Config, decided: &Decided<'_>) -> Result<Arrival, String> {
     Ok(Arrival {
         raw_subject: decided.subject.to_string(),
         entity: decided.entity.to_string(),
-        key: dedup_key(&decided.subject, "", &malformed.sha256.to_string()),
+        key: malformed_key(&decided.subject, &malformed.sha256),
         digest: malformed.sha256,
         body: Body::Malformed { reason: decided.reason.clone().ok_or("no reason")?, size: malformed.bytes },
     })

@@ -2,6 +2,7 @@
 //!
 //! `work` is the hot path: wait for one thing to end, take it in, start what can be started.
 
+mod begin;
 mod due;
 mod start;
 
@@ -13,7 +14,7 @@ use rhizon_kernel::chain::Hash;
 use rhizon_kernel::record::Tail;
 
 use super::window::{Arrived, Saved, SlotId, Tries, Window};
-use super::{Demand, Driver, Stopped, outbox};
+use super::{Demand, Driver, Stopped};
 use crate::agent::{Agent, Answer, CallError};
 use crate::bus::{self, Ack, BusError, EventBus, Message, Outgoing};
 use crate::clock::Clock;
@@ -107,67 +108,6 @@ struct Session<'a, B, S, A, C> {
     heard: u64,
 }
 
-impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Driver<B, S, A, C> {
-    pub(super) async fn session(&mut self, epoch: u64, tries: &mut Tries) -> Result<Ended, Stopped> {
-        let mark = self.mark(epoch).await?;
-        let next_due_ms = self.store.next_due(i64::MIN).await?;
-        let published = match self.recover_outbox(mark.published, mark.tail.sequence).await? {
-            Ok(published) => published,
-            Err(why) => return Ok(Ended::Interrupted { worked: false, why }),
-        };
-        let position = mark.position.max(self.settings.first_position);
-        match self.bus.attach(position).await {
-            Ok(attached) if attached.floor > position => {
-                if planted::is(Fault::OvertakenCalledLost) {
-                    return Err(Stopped::StoreLost { floor: attached.floor, position });
-                }
-                return self.behind(epoch, attached.floor).await;
-            }
-            Ok(_) => {}
-            Err(why) => return Ok(Ended::Interrupted { worked: false, why }),
-        }
-        self.report.send_modify(|report| (report.attached, report.position) = (true, position));
-        let mut session = Session::new(self, tries, &mark, position, published);
-        session.next_due_ms = next_due_ms;
-        session.work().await
-    }
-
-    /// The broker was told more than the store knew. Unless the store has moved on meanwhile, it was lost.
-    async fn behind(&self, epoch: u64, floor: u64) -> Result<Ended, Stopped> {
-        let position = self.mark(epoch).await?.position.max(self.settings.first_position);
-        if floor > position {
-            return Err(Stopped::StoreLost { floor, position });
-        }
-        let why = BusError::Gap("the store has moved on since it was looked at".into());
-        Ok(Ended::Interrupted { worked: false, why })
-    }
-
-    /// Publishes what a former run committed and may not have published.
-    async fn recover_outbox(&self, published: u64, last: u64) -> Result<bus::Result<u64>, Stopped> {
-        if planted::is(Fault::OutboxNotRecovered) {
-            return Ok(Ok(last));
-        }
-        let mut after = published;
-        loop {
-            let rows = self.store.outbox(after, self.settings.bounds.recovered_records).await?;
-            let Some(row) = rows.last() else { return Ok(Ok(last)) };
-            after = row.sequence;
-            let mut messages = Vec::new();
-            for row in &rows {
-                let lines = outbox::of_line(&self.settings.config, &row.line).map_err(|e| StoreError::Failed {
-                    doing: "recover outputs",
-                    cause: format!("record {} of the journal can't be read: {e}", row.sequence),
-                })?;
-                messages.extend(lines);
-            }
-            self.metrics.recovered(messages.len());
-            if let Err(why) = self.bus.publish(messages).await {
-                return Ok(Err(why));
-            }
-        }
-    }
-}
-
 impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C> {
     fn new(
         driver: &'a mut Driver<B, S, A, C>,
@@ -175,6 +115,7 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
         mark: &Mark,
         position: u64,
         published: u64,
+        next_due_ms: Option<i64>,
     ) -> Self {
         let window = Window::new(driver.settings.clone(), position, tries);
         let session = Self {
@@ -185,7 +126,7 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
             position,
             pulled: Vec::new(),
             outbox: VecDeque::new(),
-            next_due_ms: None,
+            next_due_ms,
             waits_generation: 0,
             published,
             marked: mark.published,
@@ -278,7 +219,7 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
                     if let Some(reason) = self.window.answered(*id, answer, now_ms) {
                         self.driver.metrics.try_failed(&reason);
                         self.driver.report.send_modify(|report| {
-                            report.last_error = Some(format!("{}: {}", reason.code, reason.detail));
+                            report.last_error = Some(reason.to_string());
                         });
                     }
                 }

@@ -6,7 +6,7 @@ use rhizon_kernel::identity::{control_id, correlation_id, dedup_key, redrive_id}
 use rhizon_kernel::ingress::Control;
 use rhizon_kernel::record::{Decided, Line, Part};
 use rhizon_kernel::subject::{GATEWAY, Subject};
-use rhizon_kernel::{Envelope, EventType, Limits};
+use rhizon_kernel::{Envelope, EventType};
 use serde_json::value::RawValue;
 
 use super::admit::Rules;
@@ -80,8 +80,7 @@ impl DeadLetter {
         let line = Line::parse(record).map_err(|_| unreadable())?;
         let Part::Decided(bytes) = line.part else { return Err(unreadable()) };
         let decided = Decided::parse(bytes).map_err(|_| unreadable())?;
-        let limits = Limits { envelope_bytes: usize::MAX, entity_bytes: usize::MAX, ..Limits::default() };
-        let event = decided.input.and_then(|input| Envelope::parse(input.get().as_bytes(), &limits).ok());
+        let event = decided.input.and_then(|input| Envelope::journaled(input.get().as_bytes()).ok());
         let cannot = || {
             let detail = "the dead letter was no event that can be read, so it cannot be sent again; drop it";
             Problem::conflict("not_redrivable", detail)
@@ -135,6 +134,7 @@ fn publish(mut event: Envelope, agent: &str, by: &By, rules: &Rules) -> Outgoing
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rhizon_kernel::Limits;
     use rhizon_kernel::ingress::{self, Decision};
     use rhizon_kernel::{Config, Head};
 

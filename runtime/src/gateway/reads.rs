@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
@@ -23,6 +24,13 @@ use super::reader::{After, Question, ReadError, Reader, Reply, Verb};
 const PAGE_ENTITIES: u32 = 1000;
 
 type Readers = State<Arc<dyn Reader>>;
+type Page<T> = Result<Query<T>, QueryRejection>;
+
+/// What is asked of an agent, by who may read it.
+fn may_ask<T>(caller: &Caller, agent: &str, asked: Page<T>) -> Result<T, Problem> {
+    caller.may_read_of(agent)?;
+    asked.map(|Query(asked)| asked).map_err(|error| invalid_query(&error))
+}
 
 /// One row of the list of agents; a sidecar that does not answer is listed as not ready.
 #[derive(Serialize)]
@@ -85,10 +93,9 @@ pub(super) async fn agent(
     caller: Caller,
     State(reader): Readers,
     Path(agent): Path<String>,
-    shard: Result<Query<OneShard>, axum::extract::rejection::QueryRejection>,
+    shard: Page<OneShard>,
 ) -> Result<Response, Problem> {
-    caller.may_read_of(&agent)?;
-    let Query(OneShard { shard }) = shard.map_err(|error| invalid_query(&error))?;
+    let OneShard { shard } = may_ask(&caller, &agent, shard)?;
     let question = Question { shard: Some(shard), ..Question::default() };
     let reply = reader.ask(&agent, Verb::Status, question).await.and_then(Reply::into_json);
     let text = reply.map_err(|error| problem(&caller, &agent, &error))?;
@@ -108,10 +115,9 @@ pub(super) async fn entities(
     caller: Caller,
     State(reader): Readers,
     Path(agent): Path<String>,
-    page: Result<Query<EntityPage>, axum::extract::rejection::QueryRejection>,
+    page: Page<EntityPage>,
 ) -> Result<Response, Problem> {
-    caller.may_read_of(&agent)?;
-    let Query(page) = page.map_err(|error| invalid_query(&error))?;
+    let page = may_ask(&caller, &agent, page)?;
     let limit = page.limit.unwrap_or(PAGE_ENTITIES).clamp(1, PAGE_ENTITIES);
     let question = Question { after: page.after.map(After::Key), limit: Some(limit), ..Question::default() };
     answer(&caller, reader.as_ref(), &agent, Verb::Entities, question).await
@@ -147,10 +153,9 @@ pub(super) async fn history(
     caller: Caller,
     State(reader): Readers,
     Path((agent, entity)): Path<(String, String)>,
-    page: Result<Query<RecordPage>, axum::extract::rejection::QueryRejection>,
+    page: Page<RecordPage>,
 ) -> Result<Response, Problem> {
-    caller.may_read_of(&agent)?;
-    let Query(page) = page.map_err(|error| invalid_query(&error))?;
+    let page = may_ask(&caller, &agent, page)?;
     let question = Question { entity: Some(entity), ..page.into() };
     lines(&caller, reader, agent, Verb::History, vec![question]).await
 }
@@ -160,10 +165,9 @@ pub(super) async fn journal(
     caller: Caller,
     State(reader): Readers,
     Path(agent): Path<String>,
-    page: Result<Query<RecordPage>, axum::extract::rejection::QueryRejection>,
+    page: Page<RecordPage>,
 ) -> Result<Response, Problem> {
-    caller.may_read_of(&agent)?;
-    let Query(page) = page.map_err(|error| invalid_query(&error))?;
+    let page = may_ask(&caller, &agent, page)?;
     lines(&caller, reader, agent, Verb::Journal, vec![page.into()]).await
 }
 
@@ -172,10 +176,9 @@ pub(super) async fn dead(
     caller: Caller,
     State(reader): Readers,
     Path(agent): Path<String>,
-    page: Result<Query<RecordPage>, axum::extract::rejection::QueryRejection>,
+    page: Page<RecordPage>,
 ) -> Result<Response, Problem> {
-    caller.may_read_of(&agent)?;
-    let Query(page) = page.map_err(|error| invalid_query(&error))?;
+    let page = may_ask(&caller, &agent, page)?;
     let question = Question::from(page);
     let shards = match question.shard {
         None => (0..caller.agent(&agent)?.shards).map(Some).collect(),
@@ -297,7 +300,7 @@ pub(super) fn problem(caller: &Caller, agent: &str, error: &ReadError) -> Proble
     }
 }
 
-pub(super) fn invalid_query(error: &axum::extract::rejection::QueryRejection) -> Problem {
+pub(super) fn invalid_query(error: &QueryRejection) -> Problem {
     Problem::invalid("invalid_query", "query", error.body_text())
 }
 

@@ -16,7 +16,7 @@ use rhizon_kernel::chain::Hash;
 use sqlx::Row as _;
 use sqlx::postgres::{PgPool, PgRow};
 
-use super::rows::{self, Fields, deferred, failed, hash, head, journal_row, mark, number, parked, signed, small};
+use super::rows::{self, Fields, deferred, failed, hash, head, journal_row, mark, parked, signed, small};
 use super::{Batch, Counts, Due, EventStore, Fate, Known, Loaded, Mark, Result, Row, StoreError};
 use connect::Writer;
 
@@ -117,17 +117,15 @@ impl EventStore for PostgresStore {
                    FROM unnest($1::bytea[]) e (entity) LEFT JOIN heads h ON sha256(h.entity) = sha256(e.entity)";
         let names: Vec<&[u8]> = entities.iter().map(String::as_bytes).collect();
         let found = if entities.is_empty() { vec![] } else { self.rows("load", sqlx::query(sql).bind(names)).await? };
-        let mut heads: std::collections::HashMap<_, _> =
-            found.iter().map(rows::head_and_held).collect::<Result<_>>()?;
+        let heads = found.iter().map(rows::head_and_held).collect::<Result<Vec<_>>>()?;
         let tried = "SELECT key, count FROM attempts WHERE key = ANY($1)";
         let tried = self.known(tried, &keys, |row| Ok(Known::Tried(small(row, 1)?))).await?;
         let parked = "SELECT key, digest FROM parked WHERE key = ANY($1) ORDER BY stream DESC";
         let parked = self.known(parked, &keys, |row| Ok(Known::Parked(hash(row, 1)?))).await?;
         let settled = "SELECT key, digest FROM known WHERE key = ANY($1)";
         let settled = self.known(settled, &keys, |row| Ok(Known::Settled(hash(row, 1)?))).await?;
-        let known: std::collections::HashMap<_, _> = tried.into_iter().chain(parked).chain(settled).collect();
-        let (heads, held) = entities.iter().map(|entity| heads.remove(entity).unwrap_or_default()).unzip();
-        Ok(Loaded { heads, held, known: keys.iter().map(|key| known.get(key).copied()).collect() })
+        let known = tried.into_iter().chain(parked).chain(settled);
+        Ok(rows::loaded(&entities, &keys, heads, known))
     }
 
     async fn append(&self, batch: Batch) -> Result<()> {
@@ -177,16 +175,8 @@ impl EventStore for PostgresStore {
     }
 
     async fn counts(&self) -> Result<Counts> {
-        let sql = "SELECT (SELECT sequence FROM mark), (SELECT count(*) FROM heads), (SELECT count(*) FROM parked), \
-                          (SELECT count(*) FROM deferred), (SELECT count(*) FROM dead)";
-        let row = self.row("count", sqlx::query(sql)).await?.ok_or_else(no_mark)?;
-        Ok(Counts {
-            records: number(&row, 0)?,
-            entities: number(&row, 1)?,
-            parked: number(&row, 2)?,
-            deferred: number(&row, 3)?,
-            dead: number(&row, 4)?,
-        })
+        let row = self.row("count", sqlx::query(rows::COUNTS)).await?.ok_or_else(no_mark)?;
+        rows::counts(&row)
     }
 
     async fn fate(&self, key: Hash) -> Result<Option<Fate>> {
@@ -196,11 +186,10 @@ impl EventStore for PostgresStore {
             return Ok(Some(Fate::Decided(journal_row(&row)?)));
         }
         if let Some(row) = look("SELECT entity, due, attempts FROM parked WHERE key = $1 ORDER BY stream").await? {
-            let (entity, due_ms) = (rows::text(&row, 0)?, rows::time_ms(&row, 1)?);
-            return Ok(Some(Fate::Parked { entity, due_ms, attempts: small(&row, 2)? }));
+            return rows::parked_fate(&row).map(Some);
         }
         let row = look("SELECT due, sequence FROM deferred WHERE key = $1").await?;
-        row.map(|row| Ok(Fate::Deferred { due_ms: signed(number(&row, 0)?), sequence: number(&row, 1)? })).transpose()
+        row.as_ref().map(rows::deferred_fate).transpose()
     }
 
     async fn dead_letters(&self, after: u64, limit_bytes: usize) -> Result<Vec<Row>> {

@@ -1,12 +1,14 @@
 //! What the stores in SQL share: rows as values, and what a database's error means.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use rhizon_kernel::Head;
 use rhizon_kernel::chain::Hash;
 use rhizon_kernel::record::Tail;
 use serde_json::value::RawValue;
 
-use super::{Deferred, Mark, Parked, Result, Row, StoreError};
+use super::{Counts, Deferred, Fate, Known, Loaded, Mark, Parked, Result, Row, StoreError};
 
 /// Columns by their place. Numbers and flags are integers in every store; text may be kept as bytes.
 pub(super) trait Fields {
@@ -67,6 +69,43 @@ pub(super) fn head_and_held(row: &impl Fields) -> Result<(String, (Option<Head>,
         return Ok((text(row, 0)?, (None, held)));
     }
     head(row).map(|(entity, known)| (entity, (Some(known), held)))
+}
+
+/// What was found of entities and identities, in the order in which they were asked for; of what is known of one identity
+/// the last counts.
+pub(super) fn loaded(
+    entities: &[String],
+    keys: &[Hash],
+    heads: Vec<(String, (Option<Head>, u64))>,
+    known: impl Iterator<Item = (Hash, Known)>,
+) -> Loaded {
+    let (mut heads, known): (HashMap<_, _>, HashMap<_, _>) = (heads.into_iter().collect(), known.collect());
+    let (heads, held) = entities.iter().map(|entity| heads.remove(entity).unwrap_or_default()).unzip();
+    Loaded { heads, held, known: keys.iter().map(|key| known.get(key).copied()).collect() }
+}
+
+pub(super) const COUNTS: &str = "SELECT (SELECT sequence FROM mark), (SELECT count(*) FROM heads), \
+    (SELECT count(*) FROM parked), (SELECT count(*) FROM deferred), (SELECT count(*) FROM dead)";
+
+/// The columns of [`COUNTS`].
+pub(super) fn counts(row: &impl Fields) -> Result<Counts> {
+    Ok(Counts {
+        records: number(row, 0)?,
+        entities: number(row, 1)?,
+        parked: number(row, 2)?,
+        deferred: number(row, 3)?,
+        dead: number(row, 4)?,
+    })
+}
+
+/// Columns: entity, due, attempts.
+pub(super) fn parked_fate(row: &impl Fields) -> Result<Fate> {
+    Ok(Fate::Parked { entity: text(row, 0)?, due_ms: time_ms(row, 1)?, attempts: small(row, 2)? })
+}
+
+/// Columns: due, sequence.
+pub(super) fn deferred_fate(row: &impl Fields) -> Result<Fate> {
+    Ok(Fate::Deferred { due_ms: signed(number(row, 0)?), sequence: number(row, 1)? })
 }
 
 /// Columns: stream, entity, key, digest, due, holds, cancelled, attempts, subject, payload.

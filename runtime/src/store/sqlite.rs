@@ -134,16 +134,15 @@ impl EventStore for SqliteStore {
     }
 
     async fn load(&self, entities: Vec<String>, keys: Vec<Hash>) -> Result<Loaded> {
-        let mut heads: std::collections::HashMap<_, _> = self.heads(&entities).await?.into_iter().collect();
+        let heads = self.heads(&entities).await?;
         let tried = packed!("SELECT a.key, a.count FROM attempts a JOIN keys USING (key)");
         let tried = self.known(tried, &keys, |row| Ok(Known::Tried(small(row, 1)?))).await?;
         let parked = packed!("SELECT p.key, p.digest FROM keys JOIN parked p USING (key) ORDER BY p.stream DESC");
         let parked = self.known(parked, &keys, |row| Ok(Known::Parked(hash(row, 1)?))).await?;
         let settled = packed!("SELECT k.key, k.digest FROM keys CROSS JOIN known k USING (key)");
         let settled = self.known(settled, &keys, |row| Ok(Known::Settled(hash(row, 1)?))).await?;
-        let known: std::collections::HashMap<_, _> = tried.into_iter().chain(parked).chain(settled).collect();
-        let (heads, held) = entities.iter().map(|entity| heads.remove(entity).unwrap_or_default()).unzip();
-        Ok(Loaded { heads, held, known: keys.iter().map(|key| known.get(key).copied()).collect() })
+        let known = tried.into_iter().chain(parked).chain(settled);
+        Ok(rows::loaded(&entities, &keys, heads, known))
     }
 
     async fn append(&self, batch: Batch) -> Result<()> {
@@ -216,16 +215,8 @@ impl EventStore for SqliteStore {
     }
 
     async fn counts(&self) -> Result<Counts> {
-        let sql = "SELECT (SELECT sequence FROM mark), (SELECT count(*) FROM heads), (SELECT count(*) FROM parked), \
-                          (SELECT count(*) FROM deferred), (SELECT count(*) FROM dead)";
-        let row = sqlx::query(sql).fetch_one(&self.readers).await.map_err(|e| failed("count", &e))?;
-        Ok(Counts {
-            records: number(&row, 0)?,
-            entities: number(&row, 1)?,
-            parked: number(&row, 2)?,
-            deferred: number(&row, 3)?,
-            dead: number(&row, 4)?,
-        })
+        let row = sqlx::query(rows::COUNTS).fetch_one(&self.readers).await.map_err(|e| failed("count", &e))?;
+        rows::counts(&row)
     }
 
     async fn fate(&self, key: Hash) -> Result<Option<Fate>> {
@@ -238,11 +229,10 @@ impl EventStore for SqliteStore {
             return Ok(Some(Fate::Decided(journal_row(&row)?)));
         }
         if let Some(row) = look("SELECT entity, due, attempts FROM parked WHERE key = ?").await? {
-            let (entity, due_ms) = (rows::text(&row, 0)?, rows::time_ms(&row, 1)?);
-            return Ok(Some(Fate::Parked { entity, due_ms, attempts: small(&row, 2)? }));
+            return rows::parked_fate(&row).map(Some);
         }
         let row = look("SELECT due, sequence FROM deferred WHERE key = ?").await?;
-        row.map(|row| Ok(Fate::Deferred { due_ms: signed(number(&row, 0)?), sequence: number(&row, 1)? })).transpose()
+        row.as_ref().map(rows::deferred_fate).transpose()
     }
 
     async fn dead_letters(&self, after: u64, limit_bytes: usize) -> Result<Vec<Row>> {

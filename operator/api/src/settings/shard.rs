@@ -94,16 +94,8 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{RhizonAgentSpec, settings::Sidecar};
+    use crate::settings::{Sidecar, tests::spec};
     use serde_json::json;
-
-    fn spec(patch: &serde_json::Value) -> RhizonAgentSpec {
-        let mut value = json!({"subscribes": ["cmd.permit.record"], "container": {"image": "x:1"}});
-        for (key, field) in patch.as_object().unwrap() {
-            value[key] = field.clone();
-        }
-        serde_json::from_value(value).unwrap()
-    }
 
     #[test]
     fn each_shard_has_a_consumer_and_a_journal_and_a_pod() {

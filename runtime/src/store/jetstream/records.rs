@@ -6,10 +6,7 @@ use bytes::Bytes;
 use rhizon_kernel::Head;
 use rhizon_kernel::chain::Hash;
 use rhizon_kernel::egress::Outcome;
-use rhizon_kernel::identity::dedup_key;
 use rhizon_kernel::record::{Decided, Line, NoRecord, Part, Tail};
-use rhizon_kernel::subject::Subject;
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::super::{Decision, Entry};
@@ -25,15 +22,6 @@ struct Parsed {
     decision: Decision,
     identity: (Hash, Hash),
     keeps_state: bool,
-}
-
-/// The part of an envelope that makes its identity.
-#[derive(Deserialize)]
-struct Named<'a> {
-    #[serde(borrow)]
-    source: std::borrow::Cow<'a, str>,
-    #[serde(borrow)]
-    id: std::borrow::Cow<'a, str>,
 }
 
 /// Reads the next record of the journal, which must continue its chain.
@@ -52,7 +40,7 @@ pub(super) fn read(tail: &mut Tail, line: Bytes) -> Result<Record, NoRecord> {
 
 fn decided(bytes: &[u8], hash: Hash) -> Result<Parsed, NoRecord> {
     let decided = Decided::parse(bytes)?;
-    let identity = identity(&decided)?;
+    let identity = decided.identity()?;
     let is_dead = decided.outcome == Outcome::DeadLettered.as_str();
     let state = decided.state.filter(|state| state.get() != "null").map(RawValue::to_owned);
     let decision = Decision {
@@ -63,17 +51,6 @@ fn decided(bytes: &[u8], hash: Hash) -> Result<Parsed, NoRecord> {
         dead: is_dead,
     };
     Ok(Parsed { decision, identity, keeps_state: decided.state.is_none() })
-}
-
-/// The key and digest under which the event was taken in.
-fn identity(decided: &Decided<'_>) -> Result<(Hash, Hash), NoRecord> {
-    if let Some(malformed) = &decided.malformed {
-        return Ok((dedup_key(&decided.subject, "", &malformed.sha256.to_string()), malformed.sha256));
-    }
-    let input = decided.input.ok_or(NoRecord("input"))?.get();
-    let subject = Subject::parse(&decided.subject).map_err(|_| NoRecord("subject"))?;
-    let Named { source, id } = serde_json::from_str(input).map_err(|_| NoRecord("input"))?;
-    Ok((dedup_key(&subject.publisher, &source, &id), Hash::of(&[input.as_bytes()])))
 }
 
 /// Entities whose state before must be known, and keys of which must be known whether they are taken.

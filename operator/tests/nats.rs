@@ -9,7 +9,7 @@ use rhizon_api::workspace::Messaging;
 use rhizon_operator::nats::{Error, api, resolver, streams};
 use serde_json::{Value, json};
 
-const EVENT: &str = "ev.agent-permits.7.evt.permit.recorded";
+const EVENT: &str = "ev.evt.permit.recorded.7.agent-permits";
 
 #[tokio::test]
 async fn a_sidecar_can_do_its_work_through_the_imports() {
@@ -48,8 +48,8 @@ async fn the_gateway_publishes_and_asks_and_an_agent_answers() {
     let broker = Broker::start(WORKSPACE).await;
     let permits = broker.agent("permits", &["evt.permit.recorded"], &["evt.*.*"]).await;
     let gateway = broker.gateway().await;
-    assert_eq!(gateway.publish("ev.gateway.1.cmd.permit.record", &[], "{}").await["stream"], "EVENTS");
-    assert_eq!(gateway.publish("to.permits.gateway.1.cmd.permit.record", &[], "{}").await["stream"], "EVENTS");
+    assert_eq!(gateway.publish("ev.cmd.permit.record.1.gateway", &[], "{}").await["stream"], "EVENTS");
+    assert_eq!(gateway.publish("to.permits.cmd.permit.record.1.gateway", &[], "{}").await["stream"], "EVENTS");
     assert_eq!(gateway.api("$JS.API.STREAM.INFO.EVENTS", &Value::Null).await["state"]["messages"], 2);
 
     let mut questions = permits.client.subscribe("rq.permits.>").await.unwrap();
@@ -63,7 +63,7 @@ async fn the_gateway_publishes_and_asks_and_an_agent_answers() {
     });
     assert_eq!(gateway.ask("rq.permits.status", "{}").await.as_deref(), Some("{\"ok\":1}"));
     let permits = answering.await.unwrap();
-    gateway.refused("ev.agent-permits.1.evt.permit.recorded").await;
+    gateway.refused("ev.evt.permit.recorded.1.agent-permits").await;
     permits.refused("rq.ledger.status").await;
 }
 
@@ -74,10 +74,10 @@ async fn an_agent_cannot_go_beyond_its_own_rights() {
     broker.agent("ledger", &[], &["evt.*.*"]).await;
     for subject in [
         // As somebody else, or a type that it does not publish.
-        "ev.gateway.7.evt.permit.recorded",
-        "ev.agent-ledger.7.evt.permit.recorded",
-        "ev.agent-permits.7.evt.permit.revoked",
-        "to.ledger.agent-ledger.7.evt.permit.recorded",
+        "ev.evt.permit.recorded.7.gateway",
+        "ev.evt.permit.recorded.7.agent-ledger",
+        "ev.evt.permit.revoked.7.agent-permits",
+        "to.ledger.evt.permit.recorded.7.agent-ledger",
         "dead.ledger.7.x",
         // Another agent's consumer.
         "$JS.API.CONSUMER.MSG.NEXT.EVENTS.agent-ledger",
@@ -123,7 +123,7 @@ async fn reply_subjects_reach_nothing() {
         "$JS.API.CONSUMER.DELETE.EVENTS.agent-ledger",
         "$JS.API.CONSUMER.RESET.EVENTS.agent-ledger",
         "$JS.ACK.EVENTS.agent-ledger.1.1.1.1.1",
-        "ev.gateway.7.evt.permit.recorded",
+        "ev.evt.permit.recorded.7.gateway",
         "dead.ledger.7.x",
         "rq.ledger.status",
     ];

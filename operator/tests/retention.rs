@@ -8,7 +8,7 @@ use rhizon_api::{units::Duration, workspace::Messaging};
 use rhizon_operator::nats::{api, retention, streams};
 use serde_json::json;
 
-const EVENT: &str = "ev.gateway.7.evt.permit.recorded";
+const EVENT: &str = "ev.evt.permit.recorded.7.gateway";
 
 /// Everything is old at once.
 fn short() -> Messaging {

@@ -37,7 +37,7 @@ impl Broker {
         let broker = Self { server, connection };
         let stream = json!({"name": "EVENTS", "subjects": ["ev.>", "to.>"], "discard": "new", "max_bytes": 64 << 20, "allow_atomic": true});
         broker.ask("$JS.API.STREAM.CREATE.EVENTS", &stream).await;
-        let consumer = json!({"durable_name": "agent-a", "ack_policy": "all", "filter_subjects": ["ev.*.*.cmd.thing.do", "to.a.*.*.cmd.thing.do"], "max_ack_pending": 20_000});
+        let consumer = json!({"durable_name": "agent-a", "ack_policy": "all", "filter_subjects": ["ev.cmd.thing.do.*.*", "to.a.cmd.thing.do.*.*"], "max_ack_pending": 20_000});
         broker
             .ask("$JS.API.CONSUMER.CREATE.EVENTS.agent-a", &json!({"stream_name": "EVENTS", "config": consumer}))
             .await;

@@ -303,7 +303,7 @@ async fn commands_reach_the_stream_once_and_in_order() {
     assert_eq!(world.stored().await, expected.len() as u64);
     for (sequence, event_type) in (1..).zip(expected) {
         let message = world.ask("$JS.API.STREAM.MSG.GET.EVENTS", &json!({"seq": sequence})).await;
-        let subject = format!("to.permits.gateway.{partition}.{event_type}");
+        let subject = format!("to.permits.{event_type}.{partition}.gateway");
         assert_eq!(message["message"]["subject"], subject);
     }
     sidecar.abort();

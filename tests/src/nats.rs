@@ -86,6 +86,14 @@ impl Server {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
+    /// Of the process that runs.
+    ///
+    /// # Panics
+    /// After [`kill`](Self::kill).
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("a server that runs").id()
+    }
+
     /// Ends the process with SIGKILL, as a crash would. The files stay.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {

@@ -78,11 +78,11 @@ pub struct RhizonAgentSpec {
     #[serde(default)]
     pub store: Store,
 
-    /// Parts that the entities are divided into, each with one owner. A divisor of 64, fixed when the agent is made.
+    /// Parts that the entities are divided into, each with one owner. A divisor of 16, fixed when the agent is made.
     #[serde(default = "one")]
     #[schemars(extend("x-kubernetes-validations" = [
         {"rule": "self == oldSelf", "message": "spec.shards cannot be changed"},
-        {"rule": "self in [1, 2, 4, 8, 16, 32, 64]", "message": "spec.shards is a divisor of 64"},
+        {"rule": "self in [1, 2, 4, 8, 16]", "message": "spec.shards is a divisor of 16"},
     ]))]
     pub shards: i32,
 

@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(reason(&json!({"subscribes": ["Permit recorded"]}), &good), "InvalidType");
         assert_eq!(reason(&json!({"shards": 4}), &good), "StoreNotShared");
         assert_eq!(reason(&json!({"store": {"kind": "Postgres", "secretRef": "db"}}), &good), "StoreSecretMissing");
-        let types: Vec<String> = (0..64).map(|index| format!("evt.a.b{index}")).collect();
+        let types: Vec<String> = (0..128).map(|index| format!("evt.a.b{index}")).collect();
         let wide = json!({"subscribes": types, "shards": 2, "store": {"kind": "JetStream"}});
         assert_eq!(reason(&wide, &good), "TooManyFilters");
         let many = json!({"subscribes": types, "shards": 8, "store": {"kind": "JetStream"}});

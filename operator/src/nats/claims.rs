@@ -116,8 +116,8 @@ pub fn gateway_permissions() -> Permissions {
     let user = subject::GATEWAY;
     Permissions {
         publish: vec![
-            format!("ev.{user}.>"),
-            format!("to.*.{user}.>"),
+            format!("ev.*.*.*.*.{user}"),
+            format!("to.*.*.*.*.*.{user}"),
             "rq.*.*".to_owned(),
             "js.STREAM.INFO.EVENTS".to_owned(),
         ],
@@ -271,8 +271,8 @@ mod tests {
         assert_eq!(
             permissions.publish,
             [
-                "ev.agent-permits.*.evt.permit.recorded",
-                "to.*.agent-permits.*.evt.permit.recorded",
+                "ev.evt.permit.recorded.*.agent-permits",
+                "to.*.evt.permit.recorded.*.agent-permits",
                 "dead.permits.>",
                 "$JS.API.CONSUMER.MSG.NEXT.EVENTS.agent-permits",
                 "js.CONSUMER.RESET.EVENTS.agent-permits",

@@ -111,9 +111,9 @@ fn filters(settings: &Sidecar, shard: &Shard) -> Vec<String> {
     ours.flat_map(|partition| all.iter().map(move |filter| in_partition(filter, partition))).collect()
 }
 
-/// The filter with a partition in place of any: the third token of `ev.…`, the fourth of `to.…`.
+/// The filter with a partition in place of any: the fifth token of `ev.…`, the sixth of `to.…`.
 fn in_partition(filter: &str, partition: u8) -> String {
-    let place = if filter.starts_with("ev.") { 2 } else { 3 };
+    let place = if filter.starts_with("ev.") { 4 } else { 5 };
     let number = partition.to_string();
     let tokens = filter.split('.').enumerate().map(|(index, token)| if index == place { &number } else { token });
     tokens.collect::<Vec<_>>().join(".")
@@ -238,22 +238,22 @@ mod tests {
     #[test]
     fn shards_divide_the_partitions() {
         let spec: RhizonAgentSpec = serde_json::from_value(json!({
-            "subscribes": ["evt.b.x"], "container": {"image": "x"}, "shards": 32, "store": {"kind": "JetStream"}
+            "subscribes": ["evt.b.x"], "container": {"image": "x"}, "shards": 8, "store": {"kind": "JetStream"}
         }))
         .unwrap();
         let consumers = build(&Sidecar::from_agent("w", "z", &spec).unwrap());
         assert_eq!(
-            consumers[31].config["filter_subjects"],
+            consumers[7].config["filter_subjects"],
             json!([
-                "ev.*.31.evt.b.x",
-                "to.z.*.31.evt.b.x",
-                "to.z.gateway.31.ctl.*.*",
-                "ev.*.63.evt.b.x",
-                "to.z.*.63.evt.b.x",
-                "to.z.gateway.63.ctl.*.*",
+                "ev.evt.b.x.7.*",
+                "to.z.evt.b.x.7.*",
+                "to.z.ctl.*.*.7.gateway",
+                "ev.evt.b.x.15.*",
+                "to.z.evt.b.x.15.*",
+                "to.z.ctl.*.*.15.gateway",
             ])
         );
-        assert_eq!((consumers.len(), consumers[31].name.as_str()), (32, "agent-z_31"));
+        assert_eq!((consumers.len(), consumers[7].name.as_str()), (8, "agent-z_7"));
     }
 
     #[test]

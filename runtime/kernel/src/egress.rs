@@ -102,6 +102,8 @@ pub struct Output {
     pub subject: String,
     pub key: Hash,
     pub envelope: Envelope,
+    /// The envelope as it is journaled.
+    pub json: Vec<u8>,
 }
 
 /// Logical time: the later of the event's own and the entity's last.
@@ -187,7 +189,8 @@ fn output(
     envelope.deliverat = deliver_at;
     envelope.actor.clone_from(&cause.actor);
     envelope.roles.clone_from(&cause.roles);
-    let size = envelope.to_decided_json().len();
+    let json = envelope.to_decided_json();
+    let size = json.len();
     if size > config.limits.envelope_bytes {
         return Err(invalid(
             "data",
@@ -197,7 +200,7 @@ fn output(
     let publisher = config.publisher();
     let subject = Subject::new(&publisher, &envelope.event_type, &envelope.subject, envelope.target.as_deref());
     let key = dedup_key(&publisher, &envelope.source, &envelope.id);
-    Ok(Output { subject: subject.to_string(), key, envelope })
+    Ok(Output { subject: subject.to_string(), key, envelope, json })
 }
 
 fn is_label(name: &str) -> bool {
@@ -294,7 +297,7 @@ fn decided_json(
             if index > 0 {
                 out.push(b',');
             }
-            out.extend_from_slice(&output.envelope.to_decided_json());
+            out.extend_from_slice(&output.json);
         }
         out.push(b']');
     }

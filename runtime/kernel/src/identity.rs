@@ -41,7 +41,9 @@ pub fn correlation_id(key: &Hash) -> String {
 
 /// What an agent may use in place of randomness: the same for the same event.
 pub fn seed(key: &Hash, agent: &str) -> String {
-    prefixed(&[b"seed", &key.0, agent.as_bytes()]).to_string()[..32].to_owned()
+    let mut hex = prefixed(&[b"seed", &key.0, agent.as_bytes()]).to_string();
+    hex.truncate(32);
+    hex
 }
 
 #[cfg(test)]

@@ -1,15 +1,15 @@
 //! The subjects that envelopes travel on. A reader learns from them who wrote, since the broker lets nobody write as
-//! another: `ev.<publisher>.<partition>.<type>`, and `to.<agent>.…` for one target.
+//! another: `ev.<type>.<partition>.<publisher>`, and `to.<agent>.…` for one target.
 //!
-//! The entity is not among the tokens: a broker that filters looks at every subject of a block of its log for each message
-//! that it hands out, and a workspace has millions of entities. Partitions keep the number small.
+//! A broker that filters intersects the filters with all subjects of a block of its log, for each message that it hands
+//! out. So the type comes first, which leaves most of them out at once; partitions are few; and the entity is not a token.
 
 use sha2::{Digest, Sha256};
 
 use crate::{EventType, TypePattern};
 
-/// How many partitions a workspace's entities are spread over.
-pub const PARTITIONS: u8 = 64;
+/// How many partitions a workspace's entities are spread over: as many shards as an agent can have.
+pub const PARTITIONS: u8 = 16;
 
 /// The publisher that speaks for clients.
 pub const GATEWAY: &str = "gateway";
@@ -50,10 +50,10 @@ impl Subject {
             }
             _ => return Err(fail("it begins with neither 'ev.' nor 'to.'")),
         };
-        let (publisher, rest) = rest.split_once('.').ok_or_else(|| fail("it names no publisher"))?;
-        let (number, event_type) = rest.split_once('.').ok_or_else(|| fail("it names no partition"))?;
+        let (rest, publisher) = rest.rsplit_once('.').ok_or_else(|| fail("it names no publisher"))?;
+        let (event_type, number) = rest.rsplit_once('.').ok_or_else(|| fail("it names no partition"))?;
         let partition =
-            number.parse().ok().filter(|n| *n < PARTITIONS).ok_or_else(|| fail("its partition is not 0–63"))?;
+            number.parse().ok().filter(|n| *n < PARTITIONS).ok_or_else(|| fail("its partition is not 0–15"))?;
         Ok(Self { target, publisher: publisher.to_owned(), partition, event_type: event_type.to_owned() })
     }
 }
@@ -70,11 +70,11 @@ impl std::fmt::Display for Subject {
             Some(agent) => write!(f, "to.{agent}.")?,
             None => f.write_str("ev.")?,
         }
-        write!(f, "{}.{}.{}", self.publisher, self.partition, self.event_type)
+        write!(f, "{}.{}.{}", self.event_type, self.partition, self.publisher)
     }
 }
 
-/// The partition of an entity: the first byte of its SHA-256, modulo 64.
+/// The partition of an entity: the first byte of its SHA-256, modulo 16.
 pub fn partition(entity: &str) -> u8 {
     Sha256::digest(entity.as_bytes())[0] % PARTITIONS
 }
@@ -90,13 +90,13 @@ pub fn filters(agent: &str, subscribes: &[TypePattern]) -> Vec<String> {
         kept.push(pattern);
     }
     kept.sort();
-    let events = kept.iter().flat_map(|p| [format!("ev.*.*.{p}"), format!("to.{agent}.*.*.{p}")]);
-    events.chain([format!("to.{agent}.{GATEWAY}.*.ctl.*.*")]).collect()
+    let events = kept.iter().flat_map(|p| [format!("ev.{p}.*.*"), format!("to.{agent}.{p}.*.*")]);
+    events.chain([format!("to.{agent}.ctl.*.*.*.{GATEWAY}")]).collect()
 }
 
 /// What a publisher may publish: its own name, these types, any entity, with or without a target.
 pub fn publish_permissions(publisher: &str, types: &[EventType]) -> Vec<String> {
-    types.iter().flat_map(|t| [format!("ev.{publisher}.*.{t}"), format!("to.*.{publisher}.*.{t}")]).collect()
+    types.iter().flat_map(|t| [format!("ev.{t}.*.{publisher}"), format!("to.*.{t}.*.{publisher}")]).collect()
 }
 
 #[cfg(test)]
@@ -108,13 +108,13 @@ mod tests {
         let event_type = "evt.permit.recorded".parse().unwrap();
         let subject = Subject::new("agent-permits", &event_type, "Resource 26/ü", Some("ledger"));
         let text = subject.to_string();
-        assert_eq!(text, format!("to.ledger.agent-permits.{}.evt.permit.recorded", subject.partition));
+        assert_eq!(text, format!("to.ledger.evt.permit.recorded.{}.agent-permits", subject.partition));
         assert_eq!(Subject::parse(&text).unwrap(), subject);
     }
 
     #[test]
     fn what_is_no_subject_is_said() {
-        for bad in ["", "ev", "xx.a.1.cmd.a.b.c", "ev.gateway.64.cmd.a.b", "ev.gateway.one.cmd.a.b", "to.z"] {
+        for bad in ["", "ev", "xx.cmd.a.b.1.c", "ev.cmd.a.b.16.gateway", "ev.cmd.a.b.one.gateway", "to.z"] {
             assert!(Subject::parse(bad).is_err(), "{bad}");
         }
     }
@@ -125,7 +125,7 @@ mod tests {
             ["evt.a.b", "evt.a.*", "evt.a.c", "cmd.x.y"].iter().map(|p| p.parse().unwrap()).collect();
         assert_eq!(
             filters("z", &patterns),
-            ["ev.*.*.cmd.x.y", "to.z.*.*.cmd.x.y", "ev.*.*.evt.a.*", "to.z.*.*.evt.a.*", "to.z.gateway.*.ctl.*.*"]
+            ["ev.cmd.x.y.*.*", "to.z.cmd.x.y.*.*", "ev.evt.a.*.*.*", "to.z.evt.a.*.*.*", "to.z.ctl.*.*.*.gateway"]
         );
     }
 }

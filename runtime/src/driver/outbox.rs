@@ -22,8 +22,11 @@ pub(crate) struct Outputs {
 pub(crate) fn of_commit(config: &Config, commit: Commit, observed: &Observed) -> Outputs {
     let mut outputs = Outputs::default();
     let dead = (commit.outcome == Outcome::DeadLettered).then(|| dead_letter(config, &commit.entity, &commit.decided));
-    for Output { subject, key, envelope } in commit.outputs {
-        let payload = envelope.to_json_in(observed.traceparent.as_deref(), observed.tracestate.as_deref()).into();
+    for Output { subject, key, envelope, json } in commit.outputs {
+        let payload = match (&observed.traceparent, &observed.tracestate) {
+            (None, None) => json.into(),
+            (parent, state) => envelope.to_json_in(parent.as_deref(), state.as_deref()).into(),
+        };
         match waits_until(&envelope, observed) {
             None => outputs.now.push(Outgoing { subject, key, payload }),
             Some(due_ms) => {

@@ -156,7 +156,7 @@ mod tests {
         let key = dedup_key("gateway", "/logs/a", "1");
         assert_eq!(message.key, key);
         let partition = rhizon_kernel::subject::partition("case 1");
-        assert_eq!(message.subject, format!("ev.gateway.{partition}.cmd.permit.record"));
+        assert_eq!(message.subject, format!("ev.cmd.permit.record.{partition}.gateway"));
         let expected = format!(
             r#"{{"specversion":"1.0","id":"1","source":"/logs/a","type":"cmd.permit.record","subject":"case 1","workspace":"permits","correlationid":"{}","actor":"{WRITER}","roles":"clerk","traceparent":"00-t-p-01","data":{{"a":1}}}}"#,
             correlation_id(&key)
@@ -171,7 +171,7 @@ mod tests {
         let event = Envelope::parse(&message.payload, &Limits::default()).unwrap();
         assert_eq!(event.correlationid.as_deref(), Some("mine"));
         assert_eq!(event.traceparent.as_deref(), Some("00-a-b-01"));
-        assert!(message.subject.starts_with("to.permits.gateway."), "{}", message.subject);
+        assert!(message.subject.starts_with("to.permits.cmd."), "{}", message.subject);
     }
 
     #[test]

@@ -335,7 +335,7 @@ async fn dead_letters_are_shown_sent_again_and_dropped() {
     assert_eq!((status, serde_json::from_str::<Value>(&body).unwrap()), (202, expected));
     assert_eq!(api.call("DELETE", &path, "", "").await.0, 202);
     let partition = rhizon_kernel::subject::partition("case-1");
-    let subject = |event_type: &str| format!("to.permits.gateway.{partition}.{event_type}");
+    let subject = |event_type: &str| format!("to.permits.{event_type}.{partition}.gateway");
     let expected = ["cmd.permit.record", "ctl.dead.redrive", "ctl.dead.drop"].map(subject);
     assert_eq!(api.subjects(), expected);
 

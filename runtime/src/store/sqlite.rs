@@ -63,8 +63,6 @@ impl SqliteStore {
             // A pod's root file system is read-only, so there is no place for temporary files.
             .pragma("temp_store", "memory")
             .pragma("cache_size", "-8000")
-            // Keys and entities come in no order, so most of an append's pages change in one place: small ones cost less.
-            .page_size(1024)
             .pragma("wal_autocheckpoint", "16000");
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
@@ -78,7 +76,8 @@ impl SqliteStore {
         let readers = SqlitePoolOptions::new()
             .max_connections(2)
             .min_connections(1)
-            .connect_with(options.read_only(true).create_if_missing(false))
+            // Each append empties a reader's cache, so it need not be large.
+            .connect_with(options.pragma("cache_size", "-1000").read_only(true).create_if_missing(false))
             .await
             .map_err(|e| failed("open", &e))?;
         Ok(Self { writer, readers })

@@ -72,7 +72,7 @@ pub(crate) async fn a_timer_holds_nobody_and_is_due_at_once_when_it_is_taken_bac
 }
 
 fn deferred(id: &str, due_ms: i64, sequence: u64) -> Deferred {
-    Deferred { key: key(id), due_ms, sequence, subject: "ev.agent-a.1.evt.a.b.c".into(), payload: vec![0, 200].into() }
+    Deferred { key: key(id), due_ms, sequence, subject: "ev.evt.a.b.1.agent-a.c".into(), payload: vec![0, 200].into() }
 }
 
 pub(crate) async fn deferred_outputs_wait_until_they_are_due_fired_or_taken_back(stores: impl Stores) {

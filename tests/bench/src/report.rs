@@ -5,77 +5,125 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use crate::Options;
+use crate::cases::Case;
+use crate::limits::Replayed;
+use crate::rig::Shares;
 use crate::stores::Store;
 
+/// Of one case with one store.
 pub(crate) struct Figures {
-    /// Putting all events on the stream, in atomic batches of 500: the broker's own limit.
+    pub case: Case,
+    pub count: usize,
+    /// Putting all events on the stream.
     pub publishing: Duration,
+    /// Asking the agent about them, with nothing between.
+    pub direct: Duration,
     /// From exec until the sidecar listens.
     pub ready: Duration,
     /// From exec of the sidecar until the last output is on the stream.
     pub pipeline: Duration,
+    pub shares: Shares,
+    /// How often the disk was told to make all durable, by whomever.
+    pub flushes: Option<u64>,
     /// Sorted: one event at a time, and open-loop at half of saturation.
     pub alone: Vec<Duration>,
     pub loaded: Vec<Duration>,
-    pub resident_bytes: u64,
-    pub cpu: Duration,
 }
+
+/// Of the machine, whatever the case and the store.
+pub(crate) struct Limits {
+    pub sqlite: (usize, Duration),
+    pub replayed: Replayed,
+    pub idle: Vec<(Store, u64)>,
+}
+
+type Row = (&'static str, Option<f64>);
 
 /// In milliseconds.
 #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "an index")]
-fn quantile(times: &[Duration], q: f64) -> f64 {
+fn quantile(times: &[Duration], q: f64) -> Option<f64> {
     let index = ((times.len() as f64 * q) as usize).min(times.len().saturating_sub(1));
-    times.get(index).map_or(0.0, |time| time.as_secs_f64() * 1_000.0)
+    times.get(index).map(|time| time.as_secs_f64() * 1_000.0)
 }
 
 #[allow(clippy::cast_precision_loss, reason = "figures for people")]
-fn rows(options: &Options, figures: &Figures) -> Vec<(&'static str, f64)> {
-    let rate = |time: Duration| options.events as f64 / time.as_secs_f64();
+fn rows(figures: &Figures) -> Vec<Row> {
+    let count = figures.count as f64;
+    let rate = |time: Duration| count / time.as_secs_f64();
+    let cpu = |used: Duration| Some(used.as_secs_f64() * 1e6 / count);
     let (published, processed) = (rate(figures.publishing), rate(figures.pipeline));
+    let Shares { sidecar, broker, agent } = figures.shares;
     vec![
-        ("raw atomic-batch publishing, events/s", published),
-        ("pipeline, events/s", processed),
-        ("ratio to raw publishing", processed / published),
+        ("events/s through the pipeline", Some(processed)),
+        ("limit: atomic batches published/s", Some(published)),
+        ("ratio to that", Some(processed / published)),
+        ("limit: the agent called directly/s", Some((count.min(20_000.0)) / figures.direct.as_secs_f64())),
         ("alone p50, ms", quantile(&figures.alone, 0.50)),
         ("alone p99, ms", quantile(&figures.alone, 0.99)),
-        ("at half load p50, ms", quantile(&figures.loaded, 0.50)),
-        ("at half load p99, ms", quantile(&figures.loaded, 0.99)),
-        ("at half load p99.9, ms", quantile(&figures.loaded, 0.999)),
-        ("sidecar CPU per event, µs", figures.cpu.as_secs_f64() * 1e6 / options.events as f64),
-        ("sidecar resident, MB", figures.resident_bytes as f64 / 1e6),
-        ("exec to listening, ms", figures.ready.as_secs_f64() * 1_000.0),
+        ("half load p50, ms", quantile(&figures.loaded, 0.50)),
+        ("half load p99, ms", quantile(&figures.loaded, 0.99)),
+        ("half load p99.9, ms", quantile(&figures.loaded, 0.999)),
+        ("CPU of the sidecar, µs/event", cpu(sidecar.cpu)),
+        ("CPU of the broker, µs/event", cpu(broker.cpu)),
+        ("CPU of the agent, µs/event", cpu(agent.cpu)),
+        ("disk flushes per 1,000 events", figures.flushes.map(|flushes| flushes as f64 * 1e3 / count)),
+        ("sidecar resident, MB", Some(sidecar.resident_bytes as f64 / 1e6)),
+        ("exec to listening, ms", Some(figures.ready.as_secs_f64() * 1e3)),
     ]
 }
 
-pub(crate) fn print(options: &Options, measured: &[(Store, Figures)]) {
-    let columns: Vec<_> = measured.iter().map(|(store, figures)| (store.name(), rows(options, figures))).collect();
+#[allow(clippy::cast_precision_loss, reason = "figures for people")]
+fn limit_rows(limits: &Limits) -> Vec<(String, f64)> {
+    let Limits { sqlite: (rows, took), replayed, idle } = limits;
+    let Replayed { records, bytes, hashes, decisions } = replayed;
+    let rate = |count: usize, time: &Duration| count as f64 / time.as_secs_f64();
+    let mut list = vec![
+        ("raw SQLite appends, rows/s".to_owned(), rate(*rows, took)),
+        (format!("replay: hashes, records of {} bytes/s", bytes / records), rate(*records, hashes)),
+        ("replay: hashes and decisions, records/s".to_owned(), rate(*records, decisions)),
+    ];
+    list.extend(idle.iter().map(|(store, bytes)| (format!("idle with {}, MB", store.name()), *bytes as f64 / 1e6)));
+    list
+}
+
+pub(crate) fn print(options: &Options, limits: &Limits, measured: &[Vec<(Store, Figures)>]) {
     if options.json {
-        let object = |rows: &[(&str, f64)]| -> Map<String, Value> {
-            rows.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect()
-        };
-        let stores: Map<String, Value> =
-            columns.iter().map(|(store, rows)| ((*store).to_owned(), json!(object(rows)))).collect();
-        println!(
-            "{}",
-            json!({ "events": options.events, "entities": options.entities, "bytes": options.bytes, "stores": stores })
-        );
-        return;
+        return println!("{}", as_json(limits, measured));
     }
-    let Options { events, entities, bytes, batch, .. } = options;
-    println!(
-        "{events} events of {bytes} bytes, {entities} entities, batches of {batch}, fsync before every acknowledgement"
-    );
-    print!("{:<40}", "");
-    for (store, _) in &columns {
-        print!("{store:>12}");
+    println!("fsync before every acknowledgement; broker, sidecar and agent on one machine");
+    for (name, value) in limit_rows(limits) {
+        println!("  {name:<48}{value:>12.1}");
     }
-    println!();
-    let Some((_, first)) = columns.first() else { return };
-    for (index, (name, _)) in first.iter().enumerate() {
-        print!("{name:<40}");
-        for (_, rows) in &columns {
-            print!("{:>12.2}", rows[index].1);
+    for columns in measured {
+        let Some((_, first)) = columns.first() else { continue };
+        let Figures { case, count, .. } = first;
+        let Case { name, entities, bytes, batch, .. } = case;
+        println!("\n{name}: {count} events of {bytes} bytes, {entities} entities, batches of {batch}");
+        print!("  {:<48}", "");
+        for (store, _) in columns {
+            print!("{:>12}", store.name());
         }
         println!();
+        let columns: Vec<Vec<Row>> = columns.iter().map(|(_, figures)| rows(figures)).collect();
+        for (index, (name, _)) in columns[0].iter().enumerate() {
+            print!("  {name:<48}");
+            for rows in &columns {
+                rows[index].1.map_or_else(|| print!("{:>12}", "–"), |value| print!("{value:>12.2}"));
+            }
+            println!();
+        }
     }
+}
+
+fn as_json(limits: &Limits, measured: &[Vec<(Store, Figures)>]) -> Value {
+    let object = |rows: Vec<Row>| -> Value {
+        rows.into_iter().map(|(name, value)| (name.to_owned(), json!(value))).collect::<Map<_, _>>().into()
+    };
+    let case = |columns: &Vec<(Store, Figures)>| {
+        let stores = columns.iter().map(|(store, figures)| (store.name().to_owned(), object(rows(figures))));
+        let case = columns.first().map(|(_, figures)| figures.case.name).unwrap_or_default();
+        json!({ "case": case, "stores": stores.collect::<Map<_, _>>() })
+    };
+    let limits: Map<_, _> = limit_rows(limits).into_iter().map(|(name, value)| (name, json!(value))).collect();
+    json!({ "limits": limits, "cases": measured.iter().map(case).collect::<Vec<_>>() })
 }

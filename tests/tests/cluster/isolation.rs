@@ -43,10 +43,10 @@ async fn agents_keep_within_their_rights(broker: &Broker) {
     let before = [broker.contents(&east).await, broker.contents(&west).await];
     let thief = broker.user(EAST, "agent-permits", "agent-permits").await;
     for subject in [
-        "ev.gateway.7.cmd.permit.record",
-        "ev.agent-ledger.7.evt.permit.recorded",
-        "ev.agent-permits.7.evt.permit.revoked",
-        "to.ledger.agent-ledger.7.evt.permit.recorded",
+        "ev.cmd.permit.record.7.gateway",
+        "ev.evt.permit.recorded.7.agent-ledger",
+        "ev.evt.permit.revoked.7.agent-permits",
+        "to.ledger.evt.permit.recorded.7.agent-ledger",
         "dead.ledger.7.x",
         "rq.ledger.status",
         "$JS.API.CONSUMER.MSG.NEXT.EVENTS.agent-ledger",
@@ -73,7 +73,7 @@ async fn agents_keep_within_their_rights(broker: &Broker) {
         "$JS.API.CONSUMER.DELETE.EVENTS.agent-ledger",
         "$JS.API.CONSUMER.RESET.EVENTS.agent-ledger",
         "$JS.ACK.EVENTS.agent-ledger.1.1.1.1.1",
-        "ev.gateway.7.cmd.permit.record",
+        "ev.cmd.permit.record.7.gateway",
         "dead.ledger.7.x",
         "rq.ledger.status",
     ] {
@@ -91,7 +91,7 @@ async fn accounts_are_closed(broker: &Broker) {
     let (here, there) = (broker.contents(&east).await, broker.contents(&west).await);
     let gateway = broker.user(EAST, "rhizon-gateway", "gateway").await;
     // Nobody subscribes this type.
-    gateway.ask_with("ev.gateway.7.cmd.nothing.known", "{}").await;
+    gateway.ask_with("ev.cmd.nothing.known.7.gateway", "{}").await;
     assert_ne!(broker.contents(&east).await, here, "east's stream has one more");
     assert_eq!(broker.contents(&west).await, there, "west's has not");
 

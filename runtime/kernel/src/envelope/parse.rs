@@ -1,5 +1,6 @@
 //! Reads CloudEvents' JSON format: each attribute is checked, and each fault names its attribute.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use jiff::Timestamp;
@@ -7,7 +8,6 @@ use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{Envelope, EnvelopeError, roles};
-use crate::event_type::EventType;
 use crate::json::compact;
 use crate::limits::Limits;
 
@@ -17,18 +17,21 @@ impl EnvelopeError {
     }
 }
 
-/// The attributes of a JSON object in their order, unparsed.
-struct Attributes(Vec<(String, Box<RawValue>)>);
+/// The attributes of a JSON object in their order, unparsed and where they are.
+struct Attributes<'a>(Vec<(Text<'a>, &'a RawValue)>);
 
-impl<'de> serde::Deserialize<'de> for Attributes {
+#[derive(serde::Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'de: 'a, 'a> serde::Deserialize<'de> for Attributes<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Collect;
         impl<'de> Visitor<'de> for Collect {
-            type Value = Attributes;
+            type Value = Attributes<'de>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a CloudEvent")
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Attributes, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
                 let mut list = Vec::with_capacity(16);
                 while let Some(entry) = map.next_entry()? {
                     list.push(entry);
@@ -40,84 +43,81 @@ impl<'de> serde::Deserialize<'de> for Attributes {
     }
 }
 
+impl Attributes<'_> {
+    fn check_names(&self) -> Result<(), EnvelopeError> {
+        for (index, (Text(name), _)) in self.0.iter().enumerate() {
+            if self.0[..index].iter().any(|(Text(before), _)| before == name) {
+                return Err(EnvelopeError::malformed(name, "is given twice"));
+            }
+        }
+        Ok(())
+    }
+
+    fn get(&self, name: &'static str) -> Result<&RawValue, EnvelopeError> {
+        let found = self.0.iter().find(|(Text(given), _)| given == name);
+        found.map(|(_, value)| *value).ok_or(EnvelopeError::Missing(name))
+    }
+}
+
 impl Envelope {
     /// Reads the JSON format, strictly: what is missing, malformed, repeated or too large is an error that names it.
     pub fn parse(bytes: &[u8], limits: &Limits) -> Result<Self, EnvelopeError> {
         if bytes.len() > limits.envelope_bytes {
             return Err(EnvelopeError::TooLarge { limit: limits.envelope_bytes, got: bytes.len() });
         }
-        let Attributes(list) = serde_json::from_slice(bytes).map_err(|e| EnvelopeError::NotJson(e.to_string()))?;
-        let mut specversion = None;
-        let mut required: [Option<String>; 4] = Default::default();
-        let mut event = Self::new(String::new(), String::new(), placeholder(), String::new());
-        let mut seen: Vec<&str> = Vec::with_capacity(list.len());
-        for (name, _) in &list {
-            if seen.contains(&name.as_str()) {
-                return Err(EnvelopeError::malformed(name, "is given twice"));
-            }
-            seen.push(name);
+        let attributes: Attributes<'_> =
+            serde_json::from_slice(bytes).map_err(|e| EnvelopeError::NotJson(e.to_string()))?;
+        attributes.check_names()?;
+        let version = string("specversion", attributes.get("specversion")?)?;
+        if version != "1.0" {
+            return Err(EnvelopeError::SpecVersion(version.into_owned()));
         }
-        for (name, value) in list {
-            match name.as_str() {
-                "specversion" => specversion = Some(string(&name, &value)?),
-                "id" => required[0] = Some(text(&name, &value, 256)?),
-                "source" => required[1] = Some(text(&name, &value, 1024)?),
-                "type" => required[2] = Some(text(&name, &value, 256)?),
-                "subject" => required[3] = Some(text(&name, &value, limits.entity_bytes)?),
-                _ => event.set(name, value)?,
-            }
+        let required = |name, limit_bytes| text(name, attributes.get(name)?, limit_bytes);
+        let event_type =
+            required("type", 256)?.parse().map_err(|e| EnvelopeError::malformed("type", format!("is wrong: {e}")))?;
+        let (id, source) = (required("id", 256)?, required("source", 1024)?);
+        let mut event = Self::new(id, source, event_type, required("subject", limits.entity_bytes)?);
+        for (Text(name), value) in &attributes.0 {
+            event.set(name, value)?;
         }
-        match specversion.as_deref() {
-            Some("1.0") => {}
-            Some(other) => return Err(EnvelopeError::SpecVersion(other.to_owned())),
-            None => return Err(EnvelopeError::Missing("specversion")),
-        }
-        let [id, source, event_type, subject] = required;
-        event.id = id.ok_or(EnvelopeError::Missing("id"))?;
-        event.source = source.ok_or(EnvelopeError::Missing("source"))?;
-        let event_type = event_type.ok_or(EnvelopeError::Missing("type"))?;
-        event.event_type =
-            event_type.parse().map_err(|e| EnvelopeError::malformed("type", format!("is wrong: {e}")))?;
-        event.subject = subject.ok_or(EnvelopeError::Missing("subject"))?;
         if event.data.is_some() && event.data_base64.is_some() {
             return Err(EnvelopeError::malformed("data_base64", "stands beside 'data'; give one of the two"));
         }
         Ok(event)
     }
 
-    fn set(&mut self, name: String, value: Box<RawValue>) -> Result<(), EnvelopeError> {
-        match name.as_str() {
-            "time" => self.time = Some(timestamp(&name, &value)?),
-            "datacontenttype" => self.datacontenttype = Some(text(&name, &value, 256)?),
-            "dataschema" => self.dataschema = Some(text(&name, &value, 1024)?),
-            "data" => self.data = Some(compact(value)),
-            "data_base64" => self.data_base64 = Some(string(&name, &value)?),
-            "workspace" => self.workspace = Some(text(&name, &value, 63)?),
-            "correlationid" => self.correlationid = Some(text(&name, &value, 256)?),
-            "causationid" => self.causationid = Some(text(&name, &value, 256)?),
-            "depth" => self.depth = number(&name, &value)?,
-            "target" => self.target = Some(label(&name, &value)?),
-            "expectedversion" => self.expectedversion = Some(number(&name, &value)?),
-            "deliverat" => self.deliverat = Some(timestamp(&name, &value)?),
-            "actor" => self.actor = Some(text(&name, &value, 512)?),
-            "roles" => self.roles = roles(&string(&name, &value)?),
-            "traceparent" => self.traceparent = Some(text(&name, &value, 64)?),
-            "tracestate" => self.tracestate = Some(text(&name, &value, 512)?),
+    fn set(&mut self, name: &str, value: &RawValue) -> Result<(), EnvelopeError> {
+        match name {
+            "specversion" | "id" | "source" | "type" | "subject" => {}
+            "time" => self.time = Some(timestamp(name, value)?),
+            "datacontenttype" => self.datacontenttype = Some(text(name, value, 256)?),
+            "dataschema" => self.dataschema = Some(text(name, value, 1024)?),
+            "data" => self.data = Some(compact(value.to_owned())),
+            "data_base64" => self.data_base64 = Some(string(name, value)?.into_owned()),
+            "workspace" => self.workspace = Some(text(name, value, 63)?),
+            "correlationid" => self.correlationid = Some(text(name, value, 256)?),
+            "causationid" => self.causationid = Some(text(name, value, 256)?),
+            "depth" => self.depth = number(name, value)?,
+            "target" => self.target = Some(label(name, value)?),
+            "expectedversion" => self.expectedversion = Some(number(name, value)?),
+            "deliverat" => self.deliverat = Some(timestamp(name, value)?),
+            "actor" => self.actor = Some(text(name, value, 512)?),
+            "roles" => self.roles = roles(&string(name, value)?),
+            "traceparent" => self.traceparent = Some(text(name, value, 64)?),
+            "tracestate" => self.tracestate = Some(text(name, value, 512)?),
             _ => {
-                extension(&name, &value)?;
-                self.extensions.insert(name, value);
+                extension(name, value)?;
+                self.extensions.insert(name.to_owned(), value.to_owned());
             }
         }
         Ok(())
     }
 }
 
-fn placeholder() -> EventType {
-    "cmd.none.none".parse().expect("it is a type")
-}
-
-fn string(field: &str, value: &RawValue) -> Result<String, EnvelopeError> {
-    serde_json::from_str(value.get()).map_err(|_| EnvelopeError::malformed(field, "is not a string"))
+/// Without a copy, where nothing in it is escaped.
+fn string<'a>(field: &str, value: &'a RawValue) -> Result<Cow<'a, str>, EnvelopeError> {
+    let name = serde_json::from_str::<Text<'a>>(value.get());
+    name.map(|Text(text)| text).map_err(|_| EnvelopeError::malformed(field, "is not a string"))
 }
 
 fn text(field: &str, value: &RawValue, limit_bytes: usize) -> Result<String, EnvelopeError> {
@@ -128,7 +128,7 @@ fn text(field: &str, value: &RawValue, limit_bytes: usize) -> Result<String, Env
             Err(EnvelopeError::malformed(field, format!("is {n} bytes long, and at most {limit_bytes} are allowed")))
         }
         _ if text.chars().any(char::is_control) => Err(EnvelopeError::malformed(field, "has a control character")),
-        _ => Ok(text),
+        _ => Ok(text.into_owned()),
     }
 }
 

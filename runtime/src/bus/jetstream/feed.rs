@@ -6,6 +6,7 @@ use async_nats::{StatusCode, Subject, Subscriber};
 use bytes::Bytes;
 use futures::{FutureExt as _, StreamExt as _};
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 use super::super::nats::Connection;
 use super::super::sequence::{Delivery, Sequence};
@@ -13,6 +14,8 @@ use super::super::{BusError, Message, Result};
 use super::PULL_EXPIRES;
 
 const PULL_BYTES: usize = 8 << 20;
+/// How long a pull waits for the next message that the broker has said to have.
+const GATHER: Duration = Duration::from_millis(5);
 
 pub(super) struct Feed {
     inbox: Subscriber,
@@ -20,6 +23,8 @@ pub(super) struct Feed {
     next_subject: String,
     /// Messages that the pull under way may still bring.
     outstanding: usize,
+    /// Messages that the broker had for us behind the last one.
+    pending: u64,
     sequence: Sequence,
     generation: u64,
     reconnected: watch::Receiver<u64>,
@@ -40,13 +45,14 @@ impl Feed {
             inbox_subject,
             next_subject,
             outstanding: 0,
+            pending: 0,
             sequence: Sequence::behind(position),
             generation,
             reconnected: connection.generation.clone(),
         })
     }
 
-    /// Waits for the first message and takes those that are there with it.
+    /// Waits for the first message, and takes with it those that the broker has: a batch costs less than its parts.
     pub(super) async fn pull(&mut self, connection: &Connection, max: usize) -> Result<Vec<(Message, Subject)>> {
         let mut taken = Vec::new();
         loop {
@@ -56,7 +62,9 @@ impl Feed {
             let message = self.wait().await?;
             self.take(message, &mut taken)?;
             while taken.len() < max && self.outstanding > 0 {
-                let Some(message) = self.inbox.next().now_or_never() else { break };
+                let next = self.inbox.next();
+                let next = if self.pending == 0 { next.now_or_never() } else { timeout(GATHER, next).await.ok() };
+                let Some(message) = next else { break };
                 self.take(message.ok_or_else(closed)?, &mut taken)?;
             }
             if !taken.is_empty() {
@@ -99,7 +107,7 @@ impl Feed {
             return self.status(status, message.description.as_deref().unwrap_or_default());
         }
         let delivery = message.reply.as_ref().and_then(|reply| parse_reply(reply));
-        let Some((reply, delivery)) = message.reply.zip(delivery) else {
+        let Some((reply, (delivery, pending))) = message.reply.zip(delivery) else {
             // Through an import an empty message without a reply ends the pull.
             self.outstanding = 0;
             return Ok(());
@@ -110,6 +118,7 @@ impl Feed {
             self.outstanding = 0;
         }
         self.sequence.take(delivery)?;
+        self.pending = pending;
         let message =
             Message { stream: delivery.stream, subject: message.subject.to_string(), payload: message.payload };
         taken.push((message, reply));
@@ -140,9 +149,10 @@ fn closed() -> BusError {
     BusError::Unreachable { doing: "pull", cause: "the connection is closed".into() }
 }
 
+/// The delivery, and how many messages wait behind it, from
 /// `$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>`; the second form has a domain
 /// and an account's hash before the stream, and may have a token more behind.
-fn parse_reply(reply: &str) -> Option<Delivery> {
+fn parse_reply(reply: &str) -> Option<(Delivery, u64)> {
     let tokens: Vec<&str> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
     let first = match tokens.len() {
         7 => 2,
@@ -150,7 +160,7 @@ fn parse_reply(reply: &str) -> Option<Delivery> {
         _ => return None,
     };
     let number = |index: usize| tokens.get(first + index)?.parse().ok();
-    Some(Delivery { delivered: number(0)?, stream: number(1)?, consumer: number(2)? })
+    Some((Delivery { delivered: number(0)?, stream: number(1)?, consumer: number(2)? }, number(4)?))
 }
 
 #[cfg(test)]
@@ -159,7 +169,7 @@ mod tests {
 
     #[test]
     fn both_forms_of_reply_are_read() {
-        let want = Delivery { delivered: 1, stream: 42, consumer: 7 };
+        let want = (Delivery { delivered: 1, stream: 42, consumer: 7 }, 3);
         assert_eq!(parse_reply("$JS.ACK.EVENTS.agent-a.1.42.7.1700000000.3"), Some(want));
         assert_eq!(parse_reply("$JS.ACK._.hash.EVENTS.agent-a.1.42.7.1700000000.3.tok"), Some(want));
         assert_eq!(parse_reply("_INBOX.x"), None);

@@ -86,6 +86,10 @@ impl Server {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Ends the process with SIGKILL, as a crash would. The files stay.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {

@@ -8,6 +8,7 @@
 #[path = "../common/events.rs"]
 mod events;
 mod history;
+mod memory;
 mod servers;
 #[path = "../world/setup.rs"]
 mod setup;

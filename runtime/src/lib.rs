@@ -7,6 +7,7 @@ pub mod bus;
 pub mod clock;
 pub mod driver;
 pub mod engine;
+pub mod failpoint;
 pub mod gateway;
 pub mod metrics;
 pub mod planted;

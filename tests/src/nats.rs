@@ -94,6 +94,10 @@ impl Server {
         self.process.as_ref().expect("a server that runs").id()
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Ends the process with SIGKILL, as a crash would. The files stay.
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {

@@ -74,6 +74,10 @@ impl Server {
         format!("postgres://rhizon@127.0.0.1:{}/postgres?sslmode=disable", self.port)
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Ends the server with SIGKILL, as a crash would, and starts it again on the same files and port.
     pub fn crash(&mut self) {
         assert!(signal("KILL", &self.pid), "killing postgres");

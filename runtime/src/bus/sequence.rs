@@ -44,6 +44,15 @@ impl Sequence {
         self.stream = delivery.stream;
         Ok(())
     }
+
+    /// The broker has nothing more to hand out, and says which number was the last: an error when somebody else has got it.
+    /// Without this the last messages of a stream would be missed until the broker hands them out again.
+    pub fn ends_with(&self, consumer: u64) -> Result<()> {
+        if consumer == self.consumer {
+            return Ok(());
+        }
+        Err(BusError::Gap(format!("the consumer has handed out {consumer}, and {} have come", self.consumer)))
+    }
 }
 
 #[cfg(test)]
@@ -65,5 +74,8 @@ mod tests {
         assert!(is_gap(sequence, delivery(3, 14, 1)), "somebody else has reset the consumer");
         assert!(is_gap(sequence, delivery(4, 16, 1)), "lost, or another reader's");
         sequence.take(delivery(3, 15, 1)).unwrap();
+        sequence.ends_with(3).unwrap();
+        assert!(sequence.ends_with(4).is_err(), "another reader's");
+        assert!(sequence.ends_with(0).is_err(), "somebody else has reset the consumer");
     }
 }

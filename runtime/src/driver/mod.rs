@@ -7,6 +7,15 @@
 //!       appended and published ────────────────────────────────────────────┴─▶ tell the broker how far
 //! ```
 //!
+//! Its steps have numbers, at which tests kill the process (`failpoint`, `tests/kills`):
+//!
+//! ```text
+//! start    1 claimed ─▶ 2 recovering ─▶ 3 recovered ─▶ 4 attached
+//! events   5 pulled ─▶ 6 loaded ─▶ (alone: 7 counted) ─▶ 8 calling ─▶ 9 answered ─▶ 10 appending ─▶ 11 written ─▶ 12 appended
+//! outputs  13 acknowledging    14 publishing ─▶ 15 published ─▶ 16 marking
+//! timers   17 firing ─▶ 18 fired
+//! ```
+//!
 //! `drive` runs session after session. A session begins at the store's position and ends when what it has pulled can't
 //! be trusted any more; nothing but the store outlives it.
 
@@ -25,6 +34,7 @@ use tokio::sync::watch;
 use crate::agent::Agent;
 use crate::bus::EventBus;
 use crate::clock::Clock;
+use crate::failpoint::{self, Step};
 use crate::metrics::Metrics;
 use crate::planted::{self, Fault};
 use crate::store::{EventStore, Mark, StoreError};
@@ -181,6 +191,7 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Driver<B, S, A, C> {
     /// The next epoch, and the config journaled if it is another than before.
     async fn claim(&self) -> Result<Mark, Stopped> {
         let mark = self.patiently(|| self.store.claim()).await?;
+        failpoint::reached(Step::Claimed);
         let mut seen = mark.clone();
         while let Some(batch) = seen.config_change(&self.settings.config, &self.settings.revision, self.clock.now()) {
             match self.patiently(|| self.store.append(batch.clone())).await {

@@ -25,6 +25,7 @@ use tokio::sync::Mutex;
 use super::sqlite::SqliteStore;
 use super::{Batch, Counts, Due, EventStore, Fate, Known, Loaded, Mark, Result, Row, StoreError};
 use crate::bus::nats::Connection;
+use crate::failpoint::{self, Step};
 use journal::{Journal, Sent};
 use message::Change;
 
@@ -91,14 +92,15 @@ impl JetStreamStore {
         let sent = self.journal.publish(state.applied, change.encode(&id)).await?;
         state.behind = true;
         match sent {
-            Sent::Stored(sequence) => match cache::apply(&self.cache, change, sequence).await {
-                Ok(()) => {
-                    (state.applied, state.behind) = (sequence, false);
-                    Ok(true)
+            Sent::Stored(sequence) => {
+                failpoint::reached(Step::Written);
+                if cache::apply(&self.cache, change, sequence).await.is_err() {
+                    // Durable all the same. The cache takes it in as it would that of another process.
+                    return self.catch_up(state, Some(&id)).await;
                 }
-                // Durable all the same. The cache takes it in as it would that of another process.
-                Err(_) => self.catch_up(state, Some(&id)).await,
-            },
+                (state.applied, state.behind) = (sequence, false);
+                Ok(true)
+            }
             Sent::Overtaken => self.catch_up(state, Some(&id)).await,
             Sent::Unknown(cause) => {
                 let is_there = self.catch_up(state, Some(&id)).await?;

@@ -1,36 +1,30 @@
 //! Real processes around a real broker, and a client that asks them.
 
 use std::collections::BTreeMap;
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
-use std::sync::Arc;
 use std::time::Duration;
 
 use rhizon_api::agent::{OperatingMode, Ordering, Protocol};
 use rhizon_api::settings;
 use rhizon_kernel::replay::Replay;
-use rhizon_kernel::subject;
-use rhizon_runtime::bus::jetstream::JetStreamPublisher;
+use rhizon_runtime::bus::Outgoing;
 use rhizon_runtime::bus::nats::Connection;
-use rhizon_runtime::bus::{Outgoing, Publisher as _};
 use rhizon_tests::{nats, postgres};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
+
+mod setup;
+
+pub(crate) use setup::Store;
+use setup::{free_port, publish, spawn_agent};
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Role {
     Broker,
     Sidecar(usize),
     Agent(usize),
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Store {
-    Sqlite,
-    Postgres,
-    JetStream,
 }
 
 pub(crate) struct World {
@@ -58,14 +52,6 @@ struct AgentProcess {
     process: Child,
 }
 
-fn settings(user: &str, url: &str) -> settings::Nats {
-    settings::Nats { url: url.into(), user: user.into(), credentials: None, ca: None, message_id_key: None }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 /// Built by the test command beside this package's own binary.
 fn ledger() -> String {
     let sidecar = PathBuf::from(env!("CARGO_BIN_EXE_rhizon-runtime"));
@@ -85,7 +71,7 @@ impl World {
 
     pub(crate) async fn start_on(store: Store, environment: Vec<(&'static str, String)>) -> Self {
         let broker = nats::start(&nats::Options::default());
-        let client = Connection::start(&settings("gateway", &broker.url())).await.unwrap();
+        let client = Connection::start(&setup::nats("gateway", &broker.url())).await.unwrap();
         let script = common_example("agents/permits.py");
         let agents = [("permits", vec!["python3".to_owned(), script]), ("ledger", vec![ledger()])];
         let mut world = Self {
@@ -98,7 +84,9 @@ impl World {
             second: None,
             environment,
         };
-        world.create_streams().await;
+        setup::create_streams(&world.client, store).await;
+        setup::create_consumers(&world.client, store, "permits", "cmd.permit.record").await;
+        setup::create_consumers(&world.client, store, "ledger", "evt.permit.recorded").await;
         for (name, command) in agents {
             let port = free_port();
             let process = spawn_agent(&command, port);
@@ -111,73 +99,10 @@ impl World {
         world
     }
 
-    /// As the operator would: the streams, and the consumers of each agent.
-    async fn create_streams(&self) {
-        let stream = json!({
-            "name": "EVENTS", "subjects": ["ev.>", "to.>"], "storage": "file", "retention": "limits", "discard": "new",
-            "max_bytes": 1_u64 << 30, "num_replicas": 1, "allow_atomic": true, "duplicate_window": 120_000_000_000_u64,
-        });
-        self.ask("$JS.API.STREAM.CREATE.EVENTS", &stream).await;
-        if self.store == Store::JetStream {
-            let journal = json!({
-                "name": "JOURNAL", "subjects": ["jr.>"], "storage": "file", "retention": "limits", "discard": "new",
-                "max_bytes": 1_u64 << 30, "num_replicas": 1,
-            });
-            self.ask("$JS.API.STREAM.CREATE.JOURNAL", &journal).await;
-        }
-        for (agent, subscribes) in [("permits", "cmd.permit.record"), ("ledger", "evt.permit.recorded")] {
-            let name = format!("agent-{agent}");
-            let config = json!({
-                "durable_name": name, "name": name, "ack_policy": "all", "deliver_policy": "all", "ack_wait": 120_000_000_000_u64,
-                "max_deliver": -1, "max_ack_pending": 20_000, "filter_subjects": subject::filters(agent, &[subscribes.parse().unwrap()]),
-            });
-            self.ask(
-                &format!("$JS.API.CONSUMER.CREATE.EVENTS.{name}"),
-                &json!({"stream_name": "EVENTS", "config": config}),
-            )
-            .await;
-            if self.store == Store::JetStream {
-                let journal = json!({
-                    "durable_name": format!("{name}_0"), "name": format!("{name}_0"), "ack_policy": "none",
-                    "replay_policy": "instant", "filter_subjects": [format!("jr.{agent}.0")],
-                });
-                let create = json!({"stream_name": "JOURNAL", "config": journal});
-                self.ask(&format!("$JS.API.CONSUMER.CREATE.JOURNAL.{name}_0"), &create).await;
-            }
-        }
-    }
-
-    /// A second sidecar has a cache of its own, and everything else with the first.
-    fn store_of(&self, agent: &str, suffix: &str) -> settings::Store {
-        let file = |name: String| self.dir.path().join(name);
-        match self.store {
-            Store::Sqlite => settings::Store::Sqlite { path: file(format!("{agent}.sqlite")) },
-            Store::Postgres => {
-                let url_file = file("postgres.url".into());
-                std::fs::write(&url_file, postgres::shared().url()).unwrap();
-                // The server is for all tests of the program, and this folder's name for nobody else.
-                let world = self.dir.path().file_name().unwrap().to_str().unwrap().replace('.', "-");
-                settings::Store::Postgres { url_file, schema: format!("rhizon_{agent}_{world}") }
-            }
-            Store::JetStream => settings::Store::JetStream {
-                stream: "JOURNAL".into(),
-                subject: format!("jr.{agent}.0"),
-                consumer: format!("agent-{agent}_0"),
-                cache: file(format!("{agent}{suffix}.cache")),
-            },
-        }
-    }
-
-    async fn ask(&self, subject: &str, request: &Value) -> Value {
-        let answer = self.client.request("ask", subject.to_owned(), request.to_string().into()).await.unwrap();
-        let answer: Value = serde_json::from_slice(&answer).unwrap();
-        assert!(answer["error"].is_null(), "{subject}: {answer}");
-        answer
-    }
-
     fn spawn_sidecar(&self, index: usize, suffix: &str) -> Sidecar {
         let (health, drain) = (free_port(), free_port());
         let agent = &self.agents[index];
+        let postgres_url = if self.store == Store::Postgres { postgres::shared().url() } else { String::new() };
         let (subscribes, publishes) = match agent.name {
             "permits" => ("cmd.permit.record", vec!["evt.permit.recorded"]),
             _ => ("evt.permit.recorded", vec![]),
@@ -190,7 +115,7 @@ impl World {
             retry: settings::Retry { attempts: 5, initial_ms: 50, max_ms: 1_000 },
             protocol: Protocol::Rhizon,
             agent_url: format!("http://127.0.0.1:{}", agent.port),
-            nats: settings(&format!("agent-{}", agent.name), &self.broker.url()),
+            nats: setup::nats(&format!("agent-{}", agent.name), &self.broker.url()),
             shards: vec![settings::Shard {
                 index: 0,
                 consumer: settings::Consumer {
@@ -198,7 +123,7 @@ impl World {
                     name: format!("agent-{}", agent.name),
                     first_sequence: 1,
                 },
-                store: self.store_of(agent.name, suffix),
+                store: setup::place(self.store, self.dir.path(), agent.name, suffix, &postgres_url),
             }],
             replicas: 1,
             health_listen: format!("127.0.0.1:{health}"),
@@ -314,8 +239,7 @@ impl World {
     }
 
     pub(crate) async fn read(&self, agent: &str, verb: &str, question: &Value) -> Option<async_nats::Message> {
-        let request = self.client.client.request(format!("rq.{agent}.{verb}"), question.to_string().into());
-        tokio::time::timeout(Duration::from_secs(5), request).await.ok()?.ok()
+        setup::read(&self.client, agent, verb, question).await
     }
 
     pub(crate) async fn states(&self, agent: &str) -> BTreeMap<String, Value> {
@@ -381,27 +305,4 @@ impl World {
 
 fn common_example(file: &str) -> String {
     super::common::example(file).to_str().unwrap().to_owned()
-}
-
-fn spawn_agent(command: &[String], port: u16) -> Child {
-    Command::new(&command[0])
-        .args(&command[1..])
-        .env("RHIZON_LISTEN", format!("127.0.0.1:{port}"))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap()
-}
-
-/// As the gateway does: batch after batch, each again until it is acknowledged.
-async fn publish(client: &Connection, events: &[Outgoing]) {
-    let publisher = Arc::new(JetStreamPublisher::new(client.clone()));
-    for batch in events.chunks(250) {
-        while let Err(error) = publisher.publish(batch.to_vec()).await {
-            assert!(!matches!(error, rhizon_runtime::bus::BusError::Refused { .. }), "{error}");
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
 }

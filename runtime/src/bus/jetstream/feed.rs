@@ -104,7 +104,9 @@ impl Feed {
 
     fn take(&mut self, message: async_nats::Message, taken: &mut Vec<(Message, Subject)>) -> Result<()> {
         if let Some(status) = message.status {
-            return self.status(status, message.description.as_deref().unwrap_or_default());
+            let last = message.headers.as_ref().and_then(|headers| headers.get("Nats-Last-Consumer"));
+            let last = last.and_then(|last| last.as_str().parse().ok());
+            return self.status(status, message.description.as_deref().unwrap_or_default(), last);
         }
         let delivery = message.reply.as_ref().and_then(|reply| parse_reply(reply));
         let Some((reply, (delivery, pending))) = message.reply.zip(delivery) else {
@@ -125,9 +127,10 @@ impl Feed {
         Ok(())
     }
 
-    fn status(&mut self, status: StatusCode, description: &str) -> Result<()> {
+    fn status(&mut self, status: StatusCode, description: &str, last: Option<u64>) -> Result<()> {
         match status.as_u16() {
-            100 => Ok(()), // A heartbeat.
+            // A heartbeat: there is nothing to hand out.
+            100 => last.map_or(Ok(()), |last| self.sequence.ends_with(last)),
             404 | 408 => {
                 self.outstanding = 0;
                 Ok(())

@@ -6,6 +6,7 @@ use super::{Ended, Session};
 use crate::agent::Agent;
 use crate::bus::{self, BusError, EventBus};
 use crate::clock::Clock;
+use crate::failpoint::{self, Step};
 use crate::planted::{self, Fault};
 use crate::store::{EventStore, StoreError};
 
@@ -25,7 +26,7 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Driver<B, S, A, C> {
                 }
                 return self.behind(epoch, attached.floor).await;
             }
-            Ok(_) => {}
+            Ok(_) => failpoint::reached(Step::Attached),
             Err(why) => return Ok(Ended::Interrupted { worked: false, why }),
         }
         self.report.send_modify(|report| (report.attached, report.position) = (true, position));
@@ -61,9 +62,11 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Driver<B, S, A, C> {
                 messages.extend(lines);
             }
             self.metrics.recovered(messages.len());
+            failpoint::reached(Step::Recovering);
             if let Err(why) = self.bus.publish(messages).await {
                 return Ok(Err(why));
             }
+            failpoint::reached(Step::Recovered);
         }
     }
 }

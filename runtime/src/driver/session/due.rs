@@ -6,6 +6,7 @@ use super::{Done, Session};
 use crate::agent::Agent;
 use crate::bus::{self, Ack, EventBus, Outgoing};
 use crate::clock::Clock;
+use crate::failpoint::{self, Step};
 use crate::planted::{self, Fault};
 use crate::store::{self, Deferred, Due, EventStore};
 
@@ -63,7 +64,8 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
             {
                 return Done::Fired { result: Ok(Vec::new()), forgotten: Err(error) };
             }
-            let result = bus.publish(messages).await;
+            failpoint::reached(Step::Firing);
+            let result = bus.publish(messages).await.inspect(|_| failpoint::reached(Step::Fired));
             let forgotten = if result.is_ok() { store.fired(epoch, keys).await } else { Ok(()) };
             Done::Fired { result, forgotten }
         }));

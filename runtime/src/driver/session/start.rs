@@ -13,6 +13,7 @@ use super::{Append, Done, Pending, Session, saved};
 use crate::agent::{Agent, Item};
 use crate::bus::EventBus;
 use crate::clock::Clock;
+use crate::failpoint::{self, Step};
 use crate::planted::{self, Fault};
 use crate::store::{Batch, Entry, EventStore, StoreError, Waits};
 
@@ -43,7 +44,9 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
         }
         self.busy.pulling = true;
         let (bus, max) = (self.driver.bus.clone(), self.driver.settings.batch_events);
-        self.tasks.push(Box::pin(async move { Done::Pulled(bus.pull(max).await) }));
+        self.tasks.push(Box::pin(async move {
+            Done::Pulled(bus.pull(max).await.inspect(|_| failpoint::reached(Step::Pulled)))
+        }));
     }
 
     fn start_load(&mut self) {
@@ -59,7 +62,7 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
         let (arrived, entities, keys) = self.window.begin_load(taken);
         let store = self.driver.store.clone();
         self.tasks.push(Box::pin(async move {
-            let loaded = store.load(entities.clone(), keys).await;
+            let loaded = store.load(entities.clone(), keys).await.inspect(|_| failpoint::reached(Step::Loaded));
             Done::Loaded { arrived, entities, loaded }
         }));
     }
@@ -85,7 +88,10 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
     fn count(&mut self, id: SlotId) {
         let Some(key) = self.window.begin_lone(id) else { return self.call(vec![id]) };
         let (store, epoch) = (self.driver.store.clone(), self.epoch);
-        self.tasks.push(Box::pin(async move { Done::Counted { id, result: store.count_attempt(epoch, key).await } }));
+        self.tasks.push(Box::pin(async move {
+            let result = store.count_attempt(epoch, key).await.inspect(|_| failpoint::reached(Step::Counted));
+            Done::Counted { id, result }
+        }));
     }
 
     pub(super) fn call(&mut self, ids: Vec<SlotId>) {
@@ -99,7 +105,11 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
         let items = ids.iter().filter_map(item).collect();
         let agent = self.driver.agent.clone();
         self.driver.metrics.called(ids.len());
-        self.tasks.push(Box::pin(async move { Done::Called { answers: agent.call(items).await, ids } }));
+        self.tasks.push(Box::pin(async move {
+            failpoint::reached(Step::Calling);
+            let answers = agent.call(items).await.inspect(|_| failpoint::reached(Step::Answered));
+            Done::Called { answers, ids }
+        }));
     }
 
     /// One span covers all tries of an event, until its effect is durable.
@@ -140,7 +150,11 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
         }
         self.busy.appending = true;
         let store = self.driver.store.clone();
-        self.tasks.push(Box::pin(async move { Done::Appended { result: store.append(batch).await, append } }));
+        self.tasks.push(Box::pin(async move {
+            failpoint::reached(Step::Appending);
+            let result = store.append(batch).await.inspect(|()| failpoint::reached(Step::Appended));
+            Done::Appended { result, append }
+        }));
     }
 
     fn build_append(&mut self, harvest: Harvest) -> (Batch, Append) {
@@ -208,7 +222,9 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
         let messages: Vec<Pending> = self.outbox.drain(..count).collect();
         let bus = self.driver.bus.clone();
         self.tasks.push(Box::pin(async move {
+            failpoint::reached(Step::Publishing);
             let result = bus.publish(messages.iter().map(|pending| pending.message.clone()).collect()).await;
+            let result = result.inspect(|_| failpoint::reached(Step::Published));
             Done::Published { messages, result }
         }));
     }
@@ -243,6 +259,7 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
             (self.driver.store.clone(), self.driver.clock.clone(), self.epoch, self.published);
         self.tasks.push(Box::pin(async move {
             clock.sleep(MARK_AFTER).await;
+            failpoint::reached(Step::Marking);
             Done::Marked { sequence, result: store.mark_published(epoch, sequence).await }
         }));
     }
@@ -257,6 +274,7 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
     pub(super) fn acknowledge(&self, position: u64) {
         let bus = self.driver.bus.clone();
         self.tasks.push(Box::pin(async move {
+            failpoint::reached(Step::Acknowledging);
             bus.settled(position).await;
             Done::Acknowledged
         }));

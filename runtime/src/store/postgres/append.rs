@@ -8,6 +8,7 @@ use sqlx::postgres::PgConnection;
 use super::super::rows::{failed, number, signed};
 use super::super::{Batch, Decision, Entry, Result, StoreError};
 use super::{Query, waits};
+use crate::failpoint::{self, Step};
 
 /// The fence locks the row that it checks: nobody can claim between the check and the commit. When it refuses, it has no
 /// row, and nothing else has any.
@@ -37,6 +38,7 @@ pub(super) async fn append(connection: &mut PgConnection, batch: &Batch) -> Resu
     let mut tx = connection.begin().await.map_err(|e| failed("begin an append", &e))?;
     write(&mut tx, batch).await?;
     waits::change(&mut tx, &batch.waits).await?;
+    failpoint::reached(Step::Written);
     tx.commit().await.map_err(|e| failed("commit an append", &e))
 }
 

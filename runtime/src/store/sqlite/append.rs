@@ -7,6 +7,7 @@ use sqlx::{Connection as _, Sqlite, SqliteConnection};
 
 use super::super::{Batch, Decision, Deferred, Entry, Parked, RELEASED_TOGETHER, Result, StoreError, Waits};
 use super::{failed, number, pack, packed, signed};
+use crate::failpoint::{self, Step};
 
 type Tx = SqliteConnection;
 type Query = sqlx::query::Query<'static, Sqlite, SqliteArguments>;
@@ -31,6 +32,7 @@ async fn transaction(connection: &mut Tx, batch: &Batch) -> Result<()> {
     // IMMEDIATE: the fence is read under the write lock, so nobody can claim between the check and the commit.
     let mut tx = connection.begin_with("BEGIN IMMEDIATE").await.map_err(|e| failed("begin an append", &e))?;
     write(&mut tx, batch).await?;
+    failpoint::reached(Step::Written);
     tx.commit().await.map_err(|e| failed("commit an append", &e))
 }
 

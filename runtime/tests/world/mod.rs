@@ -124,6 +124,11 @@ impl World {
                 "max_bytes": 1_u64 << 30, "num_replicas": 1,
             });
             self.ask("$JS.API.STREAM.CREATE.JOURNAL", &journal).await;
+            let snapshots = json!({
+                "name": "SNAPSHOTS", "subjects": ["sn.>"], "storage": "file", "retention": "limits", "discard": "new",
+                "max_bytes": 1_u64 << 28, "max_msgs_per_subject": 1, "allow_direct": true, "num_replicas": 1,
+            });
+            self.ask("$JS.API.STREAM.CREATE.SNAPSHOTS", &snapshots).await;
         }
         for (agent, subscribes) in [("permits", "cmd.permit.record"), ("ledger", "evt.permit.recorded")] {
             let name = format!("agent-{agent}");
@@ -163,6 +168,8 @@ impl World {
                 stream: "JOURNAL".into(),
                 subject: format!("jr.{agent}.0"),
                 consumer: format!("agent-{agent}_0"),
+                snapshot_stream: "SNAPSHOTS".into(),
+                snapshot_subject: format!("sn.{agent}.0"),
                 cache: file(format!("{agent}{suffix}.cache")),
             },
         }

@@ -22,7 +22,7 @@ async fn patiently<T, F: Future<Output = Result<T>>>(mut call: impl FnMut() -> F
     let waiting = async {
         loop {
             match call().await {
-                Err(StoreError::NotYet { have, of }) => assert!(have < of),
+                Err(StoreError::NotYet { have, of }) => assert!(have <= of),
                 other => return other.unwrap(),
             }
             tokio::time::sleep(Duration::from_millis(5)).await;

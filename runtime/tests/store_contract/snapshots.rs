@@ -81,7 +81,7 @@ async fn live(store: &JetStreamStore, mark: &mut Mark, round: u64) {
     events.push(Event { state: state(&format!("{{\"round\":{round}}}")), ..event("changes", 60) });
     let kept = if round == 0 { state("\"kept\"") } else { StateChange::Unchanged };
     events.push(Event { state: kept, before: Some(raw("\"kept\"")), ..event("same", 61) });
-    let gone = if round % 2 == 0 { state("[1]") } else { StateChange::Delete };
+    let gone = if round.is_multiple_of(2) { state("[1]") } else { StateChange::Delete };
     events.push(Event { state: gone, ..event("comes and goes", 62) });
     events.push(Event { dead: true, ..event("dies", 63) });
     events.push(Event { state: state(&format!("{round}")), ..event(&format!("new {round}"), 64) });
@@ -111,7 +111,7 @@ async fn live(store: &JetStreamStore, mark: &mut Mark, round: u64) {
     store.count_attempt(mark.epoch, key(&format!("tried {round}"))).await.unwrap();
     store.count_attempt(mark.epoch, key(&format!("tried {}", round / 2))).await.unwrap();
     store.fired(mark.epoch, vec![key(&format!("soon {round}"))]).await.unwrap();
-    if round % 3 == 0 {
+    if round.is_multiple_of(3) {
         store.mark_published(mark.epoch, mark.tail.sequence - 4).await.unwrap();
     }
 }

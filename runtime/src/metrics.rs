@@ -13,6 +13,7 @@ use rhizon_kernel::ingress::Reason;
 use crate::agent::CallError;
 use crate::bus::{Ack, BusError};
 use crate::store::StoreError;
+use crate::store::jetstream::JournalMetrics;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Category {
@@ -37,6 +38,7 @@ pub struct Metrics {
     interruptions: ByCategory,
     position: Gauge<u64, AtomicU64>,
     records: Gauge<u64, AtomicU64>,
+    pub journal: JournalMetrics,
 }
 
 impl Metrics {
@@ -65,6 +67,7 @@ impl Metrics {
         );
         r.register("position", "Stream sequence up to which everything is settled", self.position.clone());
         r.register("journal_records", "Records in the journal", self.records.clone());
+        self.journal.register(r);
         registry
     }
 
@@ -127,6 +130,7 @@ impl Metrics {
             StoreError::Conflict { .. } => "conflict",
             StoreError::Full(_) => "full",
             StoreError::TooLarge { .. } => "too_large",
+            StoreError::NotYet { .. } => "not_yet",
             StoreError::Failed { .. } => "failed",
         };
         self.store_failures.get_or_create(&Category { category }).inc();

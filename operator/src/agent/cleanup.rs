@@ -67,7 +67,9 @@ async fn delete_messaging(
         consumers::delete_all(&client, stream, &claims::agent_user(agent)).await.map_err(Error::Messaging)?;
     }
     if owner.spec.deletion_policy == DeletionPolicy::Delete {
-        streams::purge(&client, streams::JOURNAL, &format!("jr.{agent}.>")).await.map_err(Error::Messaging)?;
+        for (stream, subject) in [(streams::JOURNAL, "jr"), (streams::SNAPSHOTS, "sn")] {
+            streams::purge(&client, stream, &format!("{subject}.{agent}.>")).await.map_err(Error::Messaging)?;
+        }
     }
     Ok(())
 }

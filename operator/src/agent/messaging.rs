@@ -68,14 +68,16 @@ async fn keeps_store(agent: &RhizonAgent, inputs: &Inputs, client: &Client) -> R
     }
 }
 
-/// The stream of journals comes with the first agent that needs it.
+/// The streams of journals come with the first agent that needs it.
 async fn ensure_journal(settings: &Sidecar, workspace: &RhizonWorkspace, client: &Client) -> Result<(), Error> {
     let consumers = consumers::journals(settings);
     if consumers.is_empty() {
         return Ok(());
     }
-    if streams::ensure(client, &streams::journal(&workspace.spec.messaging)).await? {
-        tracing::info!(workspace = workspace.metadata.name, stream = streams::JOURNAL, "wrote a stream");
+    for stream in streams::journals(&workspace.spec.messaging) {
+        if streams::ensure(client, &stream).await? {
+            tracing::info!(workspace = workspace.metadata.name, stream = stream.name, "wrote a stream");
+        }
     }
     for consumer in consumers {
         consumers::ensure(client, &consumer, async || Ok(Begin::OLDEST)).await?;

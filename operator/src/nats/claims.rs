@@ -93,9 +93,11 @@ pub fn agent_permissions(settings: &Sidecar) -> Permissions {
         let name = &shard.consumer.name;
         publish.extend(reading("EVENTS", name));
         publish.extend([format!("$JS.ACK.EVENTS.{name}.>"), format!("$JS.ACK.*.*.EVENTS.{name}.>")]);
-        if let Store::JetStream { subject, consumer, .. } = &shard.store {
+        if let Store::JetStream { subject, consumer, snapshot_stream, snapshot_subject, .. } = &shard.store {
             publish.push(subject.clone());
             publish.extend(reading("JOURNAL", consumer));
+            publish.push(format!("{snapshot_subject}.*"));
+            publish.push(format!("$JS.API.DIRECT.GET.{snapshot_stream}.{snapshot_subject}.*"));
         }
     }
     Permissions { publish, subscribe: vec![inbox(&user), format!("rq.{agent}.>")], answers: true }
@@ -193,6 +195,9 @@ fn services() -> impl Iterator<Item = Service> {
         ("$JS.API.CONSUMER.MSG.NEXT.JOURNAL.*", Kind::Pull),
         ("$JS.API.CONSUMER.RESET.JOURNAL.*", Kind::Api),
         ("$JS.API.CONSUMER.INFO.JOURNAL.*", Kind::Api),
+        ("sn.>", Kind::Plain),
+        // The message of a subject, and no other way to get one.
+        ("$JS.API.DIRECT.GET.SNAPSHOTS.sn.>", Kind::Plain),
         ("$JS.ACK.EVENTS.*.>", Kind::Plain),
         ("$JS.ACK.*.*.EVENTS.*.>", Kind::Plain),
     ]
@@ -291,12 +296,14 @@ mod tests {
         });
         let publish = permissions(&spec).publish;
         assert_eq!(
-            publish[6..10],
+            publish[6..12],
             [
                 "jr.permits.0",
                 "$JS.API.CONSUMER.MSG.NEXT.JOURNAL.agent-permits_0",
                 "js.CONSUMER.RESET.JOURNAL.agent-permits_0",
                 "js.CONSUMER.INFO.JOURNAL.agent-permits_0",
+                "sn.permits.0.*",
+                "$JS.API.DIRECT.GET.SNAPSHOTS.sn.permits.0.*",
             ]
         );
         assert!(publish.contains(&"$JS.ACK.EVENTS.agent-permits_1.>".to_owned()));

@@ -12,6 +12,10 @@ use serde_json::{Value, json};
 /// JetStream's code for a stream that does not exist.
 const NOT_FOUND: u64 = 10059;
 pub const JOURNAL: &str = "JOURNAL";
+pub const SNAPSHOTS: &str = "SNAPSHOTS";
+/// Snapshots get this part of the journals' size, at least [`SNAPSHOTS_MIN_BYTES`]. Without room for them a start reads more.
+const SNAPSHOTS_SHARE: u64 = 4;
+const SNAPSHOTS_MIN_BYTES: u64 = 16 << 20;
 /// Dead letters get this part of the event stream's size, at least [`DEAD_MIN_BYTES`].
 const DEAD_SHARE: u64 = 8;
 const DEAD_MIN_BYTES: u64 = 16 << 20;
@@ -33,10 +37,14 @@ pub enum Plan {
     Refuse(String),
 }
 
-/// The stream of the agents that keep their journals in the broker. Nothing leaves it by itself.
-pub fn journal(messaging: &Messaging) -> Stream {
-    let config = config(messaging, JOURNAL, &["jr.>"], messaging.journal_max_bytes.as_bytes(), "new");
-    Stream { name: JOURNAL, config }
+/// The streams of the agents that keep their journals in the broker. Nothing leaves a journal by itself; a snapshot's
+/// message leaves when another comes in its place.
+pub fn journals(messaging: &Messaging) -> [Stream; 2] {
+    let journal = config(messaging, JOURNAL, &["jr.>"], messaging.journal_max_bytes.as_bytes(), "new");
+    let mut snapshots = config(messaging, SNAPSHOTS, &["sn.>"], snapshot_bytes(messaging), "new");
+    snapshots["max_msgs_per_subject"] = json!(1);
+    snapshots["allow_direct"] = json!(true);
+    [Stream { name: JOURNAL, config: journal }, Stream { name: SNAPSHOTS, config: snapshots }]
 }
 
 /// The streams that every workspace has.
@@ -52,9 +60,13 @@ pub fn build(messaging: &Messaging) -> Vec<Stream> {
 /// first.
 pub fn storage_limits(messaging: &Messaging) -> StorageLimits {
     let copies = u64::try_from(messaging.replicas).unwrap_or(1).max(1);
-    let journal = messaging.journal_max_bytes.as_bytes();
+    let journal = messaging.journal_max_bytes.as_bytes().saturating_add(snapshot_bytes(messaging));
     let bytes = messaging.max_bytes.as_bytes().saturating_add(dead_bytes(messaging)).saturating_add(journal);
-    StorageLimits { disk_bytes: bytes.saturating_mul(copies).saturating_add(64 << 20), streams: 4 }
+    StorageLimits { disk_bytes: bytes.saturating_mul(copies).saturating_add(64 << 20), streams: 5 }
+}
+
+fn snapshot_bytes(messaging: &Messaging) -> u64 {
+    (messaging.journal_max_bytes.as_bytes() / SNAPSHOTS_SHARE).max(SNAPSHOTS_MIN_BYTES)
 }
 
 fn dead_bytes(messaging: &Messaging) -> u64 {
@@ -186,7 +198,7 @@ mod tests {
     #[test]
     fn the_account_may_store_what_its_streams_may() {
         let limits = storage_limits(&Messaging::default());
-        let streams = build(&Messaging::default()).into_iter().chain([journal(&Messaging::default())]);
+        let streams = build(&Messaging::default()).into_iter().chain(journals(&Messaging::default()));
         let sum: u64 = streams.map(|s| s.config["max_bytes"].as_u64().unwrap()).sum();
         assert!(limits.disk_bytes > sum);
     }

@@ -118,7 +118,7 @@ async fn delete_messaging(target: &Target, context: &Context) -> Result<(), Erro
     // An account that is gone took its streams with it, or they went before.
     if resolver::look_up(&system, &data).await.map_err(Error::Messaging)?.is_some() {
         let client = context.pool.client(&keys.data).await.map_err(Error::Messaging)?;
-        for name in ["EVENTS", "DEAD", streams::JOURNAL] {
+        for name in ["EVENTS", "DEAD", streams::JOURNAL, streams::SNAPSHOTS] {
             streams::delete(&client, name).await.map_err(Error::Messaging)?;
         }
         context.pool.forget(&data).await;

@@ -102,7 +102,9 @@ impl Broker {
         let settings = Sidecar::from_agent(&self.workspace, name, &spec).unwrap();
         let journals = consumers::journals(&settings);
         if !journals.is_empty() {
-            streams::ensure(&self.data, &streams::journal(&Messaging::default())).await.unwrap();
+            for stream in streams::journals(&Messaging::default()) {
+                streams::ensure(&self.data, &stream).await.unwrap();
+            }
         }
         for consumer in consumers::build(&settings).iter().chain(&journals) {
             consumers::ensure(&self.data, consumer, async || Ok(consumers::Begin::OLDEST)).await.unwrap();

@@ -46,9 +46,10 @@ pub(super) async fn start(
             let store = PostgresStore::open(url.trim(), &schema).await.context("opening the Postgres store")?;
             Ok(driven.start(&shard, store, shards))
         }
-        settings::Store::JetStream { stream, subject, consumer, cache } => {
-            let journal = Place { stream, subject, consumer };
-            let opened = JetStreamStore::open(connection.clone(), journal, &cache).await;
+        settings::Store::JetStream { stream, subject, consumer, snapshot_stream, snapshot_subject, cache } => {
+            let journal = Place { stream, subject, consumer, snapshot_stream, snapshot_subject };
+            let metrics = parts.metrics.journal.clone();
+            let opened = JetStreamStore::open(connection.clone(), journal, &cache, metrics).await;
             let store = opened.with_context(|| format!("opening the store's cache {}", cache.display()))?;
             Ok(driven.start(&shard, store, shards))
         }

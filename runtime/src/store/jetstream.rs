@@ -7,36 +7,55 @@
 //! ```
 //!
 //! The expected sequence is the fence: whoever publishes has seen everything before. The cache is a SQLite file that can be
-//! thrown away; reads come from it.
+//! thrown away; reads come from it. A new one begins with a snapshot, where there is one, and gets the older records later.
 
 mod cache;
 mod catch_up;
+mod gap;
 mod journal;
 mod message;
+mod metrics;
 mod records;
+mod snapshot;
+mod steps;
 
+use std::future::Future;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use rhizon_kernel::Head;
 use rhizon_kernel::chain::Hash;
 use tokio::sync::Mutex;
+use tokio::task::JoinSet;
 
 use super::sqlite::SqliteStore;
 use super::{Batch, Counts, Due, EventStore, Fate, Known, Loaded, Mark, Result, Row, StoreError};
 use crate::bus::nats::Connection;
 use crate::failpoint::{self, Step};
+use gap::Gap;
 use journal::{Journal, Sent};
 use message::Change;
+pub use metrics::JournalMetrics;
+use snapshot::{Places, Snapshots};
 
 /// How often a write begins anew before it fails.
 const TRIES: u32 = 8;
 
 #[derive(Clone)]
-pub struct JetStreamStore {
+pub struct JetStreamStore(Arc<Inner>);
+
+struct Inner {
     cache: SqliteStore,
-    journal: Arc<Journal>,
-    state: Arc<Mutex<State>>,
+    journal: Journal,
+    state: Mutex<State>,
+    gap: Gap,
+    snapshots: Snapshots,
+    /// The epoch that this process claimed.
+    claimed: AtomicU64,
+    metrics: JournalMetrics,
+    /// What goes on in the background. It holds nothing of this but for a moment, and ends with it.
+    tasks: std::sync::Mutex<JoinSet<()>>,
 }
 
 struct State {
@@ -44,6 +63,7 @@ struct State {
     applied: u64,
     /// Whether the journal may hold more than the cache.
     behind: bool,
+    places: Places,
 }
 
 /// Where an agent's journal is.
@@ -54,30 +74,54 @@ pub struct Place {
     pub subject: String,
     /// A consumer of this subject, for nobody else.
     pub consumer: String,
+    /// Where snapshots are: a stream that keeps one message per subject, and the subjects' beginning, `sn.<agent>.<shard>`.
+    pub snapshot_stream: String,
+    pub snapshot_subject: String,
 }
 
 impl JetStreamStore {
     /// Opens the cache. The journal is read when something is asked of it.
-    pub async fn open(connection: Connection, place: Place, cache: &Path) -> Result<Self> {
+    pub async fn open(connection: Connection, place: Place, cache: &Path, metrics: JournalMetrics) -> Result<Self> {
+        let Place { stream, subject, consumer, snapshot_stream, snapshot_subject } = place;
+        let snapshots = Snapshots::new(connection.clone(), snapshot_stream, snapshot_subject, cache);
         let cache = cache::open(cache).await?;
-        let state = State { applied: cache::applied(&cache).await?, behind: true };
-        let Place { stream, subject, consumer } = place;
-        let journal = Arc::new(Journal::new(connection, stream, subject, consumer));
-        Ok(Self { cache, journal, state: Arc::new(Mutex::new(state)) })
+        let state = State { applied: cache::applied(&cache).await?, behind: true, places: Places::default() };
+        let (gap, (index, record)) = (Gap::open(&cache, state.applied).await?, cache::snapshot(&cache).await?);
+        snapshots.trust(index, record);
+        let store = Self(Arc::new(Inner {
+            cache,
+            journal: Journal::new(connection, stream, subject, consumer),
+            state: Mutex::new(state),
+            gap,
+            snapshots,
+            claimed: AtomicU64::default(),
+            metrics,
+            tasks: std::sync::Mutex::default(),
+        }));
+        store.fill_in_background();
+        Ok(store)
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
     }
 
     /// Makes a change durable. Runs to its end also when nobody waits for it, so that the cache is never left half-way.
     async fn write(&self, mut change: Change) -> Result<Mark> {
         let store = self.clone();
         let task = tokio::spawn(async move {
-            let mut state = store.state.lock().await;
+            let mut state = store.0.state.lock().await;
             for _ in 0..TRIES {
                 if state.behind {
                     store.catch_up(&mut state, None).await?;
                 }
-                fit(&mut change, &store.cache.mark().await?)?;
+                fit(&mut change, &store.0.cache.mark().await?)?;
                 if store.send(&mut state, &change).await? {
-                    return store.cache.mark().await;
+                    let mark = store.0.cache.mark().await?;
+                    store.snapshot_when_due(mark.tail.sequence);
+                    return Ok(mark);
                 }
             }
             let cause = "others write to this journal all the time".into();
@@ -88,17 +132,20 @@ impl JetStreamStore {
 
     /// Publishes once; answers whether it is stored, and false when something else was.
     async fn send(&self, state: &mut State, change: &Change) -> Result<bool> {
-        let id = self.journal.id();
-        let sent = self.journal.publish(state.applied, change.encode(&id)).await?;
+        let id = self.0.journal.id();
+        let sent = self.0.journal.publish(state.applied, change.encode(&id)).await?;
         state.behind = true;
         match sent {
             Sent::Stored(sequence) => {
                 failpoint::reached(Step::Written);
-                if cache::apply(&self.cache, change, sequence).await.is_err() {
+                if cache::apply(&self.0.cache, change, sequence).await.is_err() {
                     // Durable all the same. The cache takes it in as it would that of another process.
                     return self.catch_up(state, Some(&id)).await;
                 }
                 (state.applied, state.behind) = (sequence, false);
+                if let Change::Append(batch) = change {
+                    state.places.push(batch.after, batch.entries.len(), sequence);
+                }
                 Ok(true)
             }
             Sent::Overtaken => self.catch_up(state, Some(&id)).await,
@@ -135,22 +182,24 @@ fn fit(change: &mut Change, mark: &Mark) -> Result<()> {
 
 impl EventStore for JetStreamStore {
     async fn claim(&self) -> Result<Mark> {
-        self.write(Change::Claim { epoch: 0 }).await
+        let mark = self.write(Change::Claim { epoch: 0 }).await?;
+        self.0.claimed.store(mark.epoch, Ordering::Relaxed);
+        Ok(mark)
     }
 
     /// As the journal stands now: somebody else may have claimed it.
     async fn mark(&self) -> Result<Mark> {
         let store = self.clone();
         let task = tokio::spawn(async move {
-            let mut state = store.state.lock().await;
+            let mut state = store.0.state.lock().await;
             store.catch_up(&mut state, None).await?;
-            store.cache.mark().await
+            store.0.cache.mark().await
         });
         task.await.map_err(|e| StoreError::Failed { doing: "read the mark", cause: e.to_string() })?
     }
 
     async fn load(&self, entities: Vec<String>, keys: Vec<Hash>) -> Result<Loaded> {
-        self.cache.load(entities, keys).await
+        self.0.cache.load(entities, keys).await
     }
 
     async fn append(&self, batch: Batch) -> Result<()> {
@@ -159,7 +208,7 @@ impl EventStore for JetStreamStore {
 
     async fn count_attempt(&self, epoch: u64, key: Hash) -> Result<u32> {
         self.write(Change::Attempt { epoch, key }).await?;
-        match self.cache.load(Vec::new(), vec![key]).await?.known[..] {
+        match self.0.cache.load(Vec::new(), vec![key]).await?.known[..] {
             [Some(Known::Tried(count))] => Ok(count),
             // Decided by somebody else meanwhile: the next append says so.
             _ => Ok(1),
@@ -171,39 +220,51 @@ impl EventStore for JetStreamStore {
     }
 
     async fn outbox(&self, after: u64, limit: usize) -> Result<Vec<Row>> {
-        self.cache.outbox(after, limit).await
+        self.0.cache.outbox(after, limit).await
     }
 
     async fn journal(&self, after: u64, limit_bytes: usize) -> Result<Vec<Row>> {
-        self.cache.journal(after, limit_bytes).await
+        self.0.gap.check(after)?;
+        let mut rows = self.0.cache.journal(after, limit_bytes).await?;
+        // What comes behind the gap is no continuation of what comes before it.
+        let together = rows.iter().zip(after + 1..).take_while(|(row, sequence)| row.sequence == *sequence).count();
+        rows.truncate(together);
+        Ok(rows)
     }
 
     async fn history(&self, entity: String, after: u64, limit_bytes: usize) -> Result<Vec<Row>> {
-        self.cache.history(entity, after, limit_bytes).await
+        self.0.gap.check_behind(after)?;
+        self.0.cache.history(entity, after, limit_bytes).await
     }
 
     async fn entities(&self, after: String, limit: usize) -> Result<Vec<(String, Head)>> {
-        self.cache.entities(after, limit).await
+        self.0.cache.entities(after, limit).await
     }
 
     async fn counts(&self) -> Result<Counts> {
-        self.cache.counts().await
+        self.0.cache.counts().await
     }
 
     async fn fate(&self, key: Hash) -> Result<Option<Fate>> {
-        self.cache.fate(key).await
+        if let Some(sequence) = cache::decided(&self.0.cache, key, &self.0.gap).await? {
+            self.0.gap.check(sequence - 1)?;
+        }
+        self.0.cache.fate(key).await
     }
 
     async fn dead_letters(&self, after: u64, limit_bytes: usize) -> Result<Vec<Row>> {
-        self.cache.dead_letters(after, limit_bytes).await
+        if let Some(sequence) = cache::first_dead(&self.0.cache, after, &self.0.gap).await? {
+            self.0.gap.check(sequence - 1)?;
+        }
+        self.0.cache.dead_letters(after, limit_bytes).await
     }
 
     async fn due(&self, now_ms: i64, limit: usize) -> Result<Due> {
-        self.cache.due(now_ms, limit).await
+        self.0.cache.due(now_ms, limit).await
     }
 
     async fn next_due(&self, after_ms: i64) -> Result<Option<i64>> {
-        self.cache.next_due(after_ms).await
+        self.0.cache.next_due(after_ms).await
     }
 
     async fn fired(&self, epoch: u64, keys: Vec<Hash>) -> Result<()> {
@@ -211,8 +272,10 @@ impl EventStore for JetStreamStore {
     }
 
     async fn close(&self) {
-        let _state = self.state.lock().await;
-        self.cache.close().await;
+        let mut tasks = std::mem::take(&mut *self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        tasks.shutdown().await;
+        let _state = self.0.state.lock().await;
+        self.0.cache.close().await;
     }
 }
 

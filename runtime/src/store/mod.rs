@@ -246,6 +246,8 @@ pub enum StoreError {
         "the batch is {bytes} bytes and the broker takes {limit}; give the agent smaller batches (spec.batch.maxEvents)"
     )]
     TooLarge { bytes: usize, limit: usize },
+    #[error("older records are still on their way from the journal ({have} of {of} are here); ask again later")]
+    NotYet { have: u64, of: u64 },
     #[error("the store did not answer ({doing}): {cause}")]
     Failed { doing: &'static str, cause: String },
 }
@@ -253,7 +255,7 @@ pub enum StoreError {
 impl StoreError {
     /// Whether the same call may go through later.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Full(_) | Self::Failed { .. })
+        matches!(self, Self::Full(_) | Self::NotYet { .. } | Self::Failed { .. })
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rhizon_api::settings;
 use rhizon_runtime::bus::nats::Connection;
-use rhizon_runtime::store::jetstream::{JetStreamStore, Place};
+use rhizon_runtime::store::jetstream::{JetStreamStore, JournalMetrics, Place};
 use rhizon_tests::nats;
 use serde_json::{Value, json};
 
@@ -18,6 +18,8 @@ pub(crate) struct JetStream {
     agent: String,
     dir: tempfile::TempDir,
     opened: AtomicU32,
+    /// Of all that are opened.
+    pub(crate) metrics: JournalMetrics,
 }
 
 impl JetStream {
@@ -33,6 +35,51 @@ impl JetStream {
         ask(&connect(&self.url).await, "$JS.API.STREAM.PURGE.JOURNAL", json!({})).await.unwrap();
     }
 
+    /// Puts something in the place of a message of the snapshot, as a person with too many rights could; or removes it.
+    pub(crate) async fn tamper(&self, name: &str, payload: Option<Vec<u8>>) {
+        let (connection, subject) = (connect(&self.url).await, format!("sn.{}.0.{name}", self.agent));
+        match payload {
+            Some(payload) => drop(connection.request("tamper", subject, payload.into()).await.unwrap()),
+            None => ask(&connection, "$JS.API.STREAM.PURGE.SNAPSHOTS", json!({"filter": subject})).await.unwrap(),
+        }
+    }
+
+    /// A message of the snapshot.
+    pub(crate) async fn snapshot(&self, name: &str) -> Vec<u8> {
+        let get = format!("$JS.API.DIRECT.GET.SNAPSHOTS.sn.{}.0.{name}", self.agent);
+        connect(&self.url).await.request("get", get, Vec::new().into()).await.unwrap().to_vec()
+    }
+
+    /// How many messages the stream of snapshots has.
+    pub(crate) async fn snapshot_messages(&self) -> u64 {
+        let connection = connect(&self.url).await;
+        let info = connection.request("info", "$JS.API.STREAM.INFO.SNAPSHOTS".into(), Vec::new().into()).await.unwrap();
+        serde_json::from_slice::<Value>(&info).unwrap()["state"]["messages"].as_u64().unwrap()
+    }
+
+    /// Gives the stream of snapshots another size; what is in it stays.
+    pub(crate) async fn limit_snapshots(&self, max_bytes: u64) {
+        let config = snapshots(1, max_bytes);
+        ask(&connect(&self.url).await, "$JS.API.STREAM.UPDATE.SNAPSHOTS", config).await.unwrap();
+    }
+
+    /// One that finds no snapshot.
+    pub(crate) async fn open_without_snapshot(&self) -> JetStreamStore {
+        self.open_at("sn.none.0").await
+    }
+
+    async fn open_at(&self, snapshot_subject: &str) -> JetStreamStore {
+        let place = Place {
+            stream: "JOURNAL".into(),
+            subject: format!("jr.{}.0", self.agent),
+            consumer: format!("agent-{}_0", self.agent),
+            snapshot_stream: "SNAPSHOTS".into(),
+            snapshot_subject: snapshot_subject.into(),
+        };
+        let cache = self.dir.path().join(format!("{}.sqlite", self.opened.fetch_add(1, Ordering::Relaxed)));
+        JetStreamStore::open(connect(&self.url).await, place, &cache, self.metrics.clone()).await.unwrap()
+    }
+
     /// On a broker that has the stream already.
     pub(crate) async fn on(url: &str, agent: &str) -> Self {
         let name = format!("agent-{agent}_0");
@@ -43,7 +90,8 @@ impl JetStream {
         let create = json!({"stream_name": "JOURNAL", "config": config});
         ask(&connect(url).await, &format!("$JS.API.CONSUMER.CREATE.JOURNAL.{name}"), create).await.unwrap();
         let dir = tempfile::tempdir().unwrap();
-        Self { server: None, url: url.into(), agent: agent.into(), dir, opened: AtomicU32::new(0) }
+        let metrics = JournalMetrics::default();
+        Self { server: None, url: url.into(), agent: agent.into(), dir, opened: AtomicU32::new(0), metrics }
     }
 }
 
@@ -56,13 +104,7 @@ impl Stores for JetStream {
 
     /// Each with a cache of its own, that knows nothing yet.
     async fn open(&self) -> JetStreamStore {
-        let place = Place {
-            stream: "JOURNAL".into(),
-            subject: format!("jr.{}.0", self.agent),
-            consumer: format!("agent-{}_0", self.agent),
-        };
-        let cache = self.dir.path().join(format!("{}.sqlite", self.opened.fetch_add(1, Ordering::Relaxed)));
-        JetStreamStore::open(connect(&self.url).await, place, &cache).await.unwrap()
+        self.open_at(&format!("sn.{}.0", self.agent)).await
     }
 }
 
@@ -88,8 +130,17 @@ pub(crate) async fn create_journal(url: &str, replicas: u32, max_bytes: u64) {
         "max_bytes": max_bytes, "num_replicas": replicas,
     });
     let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
-    while let Err(error) = ask(&connection, "$JS.API.STREAM.CREATE.JOURNAL", stream.clone()).await {
-        assert!(tokio::time::Instant::now() < deadline, "{error}");
-        tokio::time::sleep(Duration::from_millis(100)).await;
+    for (name, config) in [("JOURNAL", stream), ("SNAPSHOTS", snapshots(replicas, max_bytes))] {
+        while let Err(error) = ask(&connection, &format!("$JS.API.STREAM.CREATE.{name}"), config.clone()).await {
+            assert!(tokio::time::Instant::now() < deadline, "{error}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
+}
+
+fn snapshots(replicas: u32, max_bytes: u64) -> Value {
+    json!({
+        "name": "SNAPSHOTS", "subjects": ["sn.>"], "storage": "file", "retention": "limits", "discard": "new",
+        "max_bytes": max_bytes, "max_msgs_per_subject": 1, "allow_direct": true, "num_replicas": replicas,
+    })
 }

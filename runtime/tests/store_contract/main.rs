@@ -8,6 +8,7 @@ mod disks;
 mod events;
 mod journal;
 mod large;
+mod snapshots;
 mod waits;
 mod writers;
 

@@ -40,6 +40,13 @@ pub(crate) async fn create_streams(client: &Connection, store: Store) {
         });
         ask(client, &format!("$JS.API.STREAM.CREATE.{name}"), &stream).await;
     }
+    if store == Store::JetStream {
+        let snapshots = json!({
+            "name": "SNAPSHOTS", "subjects": ["sn.>"], "storage": "file", "retention": "limits", "discard": "new",
+            "max_bytes": 1_u64 << 28, "max_msgs_per_subject": 1, "allow_direct": true, "num_replicas": 1,
+        });
+        ask(client, "$JS.API.STREAM.CREATE.SNAPSHOTS", &snapshots).await;
+    }
 }
 
 /// An agent's consumer of events and, when its store is there, of its journal.
@@ -76,6 +83,8 @@ pub(crate) fn place(store: Store, dir: &Path, agent: &str, suffix: &str, postgre
             stream: "JOURNAL".into(),
             subject: format!("jr.{agent}.0"),
             consumer: format!("agent-{agent}_0"),
+            snapshot_stream: "SNAPSHOTS".into(),
+            snapshot_subject: format!("sn.{agent}.0"),
             cache: dir.join(format!("{agent}{suffix}.cache")),
         },
     }

@@ -48,6 +48,8 @@ impl Store {
                     stream: "JOURNAL".into(),
                     subject: "jr.bench.0".into(),
                     consumer: "agent-bench_0".into(),
+                    snapshot_stream: "SNAPSHOTS".into(),
+                    snapshot_subject: "sn.bench.0".into(),
                     cache: dir.join("cache.sqlite"),
                 }
             }
@@ -62,6 +64,11 @@ async fn create_journal(client: &Connection) -> anyhow::Result<()> {
     });
     let consumer = json!({ "durable_name": "agent-bench_0", "ack_policy": "none", "filter_subject": "jr.bench.0" });
     create(client, "$JS.API.STREAM.CREATE.JOURNAL", stream).await?;
+    let snapshots = json!({
+        "name": "SNAPSHOTS", "subjects": ["sn.>"], "storage": "file", "discard": "new", "max_bytes": 1_u64 << 30,
+        "max_msgs_per_subject": 1, "allow_direct": true,
+    });
+    create(client, "$JS.API.STREAM.CREATE.SNAPSHOTS", snapshots).await?;
     let consumer = json!({"stream_name": "JOURNAL", "config": consumer});
     create(client, "$JS.API.CONSUMER.CREATE.JOURNAL.agent-bench_0.jr.bench.0", consumer).await
 }

@@ -30,6 +30,9 @@ pub enum Store {
         /// Where the shard's records are published.
         subject: String,
         consumer: String,
+        /// The stream of snapshots, and how the subjects of the shard's begin.
+        snapshot_stream: String,
+        snapshot_subject: String,
         /// A copy for reading, which may be lost.
         cache: PathBuf,
     },
@@ -85,6 +88,8 @@ impl Store {
                 stream: "JOURNAL".to_owned(),
                 subject: format!("jr.{agent}.{index}"),
                 consumer: shard_name(agent, index),
+                snapshot_stream: "SNAPSHOTS".to_owned(),
+                snapshot_subject: format!("sn.{agent}.{index}"),
                 cache: file(&format!("cache-{index}.sqlite")),
             },
         }
@@ -109,6 +114,7 @@ mod tests {
                 "consumer": {"stream": "EVENTS", "name": "agent-a-1_3", "firstSequence": 1},
                 "store": {
                     "kind": "jetStream", "stream": "JOURNAL", "subject": "jr.a-1.3", "consumer": "agent-a-1_3",
+                    "snapshotStream": "SNAPSHOTS", "snapshotSubject": "sn.a-1.3",
                     "cache": "/var/lib/rhizon/cache-3.sqlite",
                 },
             })

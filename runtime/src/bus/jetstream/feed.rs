@@ -73,6 +73,16 @@ impl Feed {
         }
     }
 
+    /// What the pull under way still brings.
+    pub(super) async fn rest(&mut self) -> Result<Vec<(Message, Subject)>> {
+        let mut taken = Vec::new();
+        while self.outstanding > 0 {
+            let message = self.wait().await?;
+            self.take(message, &mut taken)?;
+        }
+        Ok(taken)
+    }
+
     async fn ask(&mut self, connection: &Connection, max: usize) -> Result<()> {
         let request = format!(
             "{{\"batch\":{max},\"max_bytes\":{PULL_BYTES},\"expires\":{},\"idle_heartbeat\":{}}}",

@@ -45,4 +45,14 @@ impl Reader {
         self.pending -= pulled.len() as u64;
         Ok(pulled.into_iter().map(|(message, _)| message).collect())
     }
+
+    /// The same, and then all that the pull still brings: nothing is under way afterwards.
+    pub(crate) async fn next_and_rest(&mut self) -> Result<Vec<Message>> {
+        let mut page = self.next().await?;
+        let rest = tokio::time::timeout(PATIENCE, self.feed.rest()).await;
+        let rest = rest.map_err(|_| BusError::Gap("messages that are there do not come".into()))??;
+        self.pending -= rest.len() as u64;
+        page.extend(rest.into_iter().map(|(message, _)| message));
+        Ok(page)
+    }
 }

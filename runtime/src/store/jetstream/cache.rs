@@ -3,12 +3,15 @@
 
 use std::path::{Path, PathBuf};
 
+use rhizon_kernel::chain::Hash;
+use rhizon_kernel::record::Tail;
 use sqlx::Connection as _;
-use sqlx::sqlite::{SqliteConnection, SqliteSynchronous};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteSynchronous};
 
-use super::super::rows::{failed, number, signed};
+use super::super::rows::{failed, hash, number, signed};
 use super::super::sqlite::{SqliteStore, append};
-use super::super::{Result, StoreError};
+use super::super::{Batch, Entry, Result, StoreError};
+use super::gap::{Gap, Missing};
 use super::message::Change;
 
 /// Changes whenever the machine was started: what was not synced before may be damaged.
@@ -32,7 +35,34 @@ pub(super) async fn open(path: &Path) -> Result<SqliteStore> {
         }
         tokio::fs::write(with("-boot"), &boot).await.map_err(broken)?;
     }
-    SqliteStore::open_with(path, SqliteSynchronous::Off).await
+    let cache = SqliteStore::open_with(path, SqliteSynchronous::Off).await?;
+    sqlx::raw_sql(TABLES).execute(&cache.writer).await.map_err(|e| failed("open the cache", &e))?;
+    Ok(cache)
+}
+
+/// Which older records are not here yet, with the link of `filled` and the message that holds it; and the snapshot that can
+/// be continued: stream sequence of its index, and its last record.
+const TABLES: &str = "CREATE TABLE IF NOT EXISTS gap (only INTEGER PRIMARY KEY CHECK (only = 1), \
+        filled INTEGER NOT NULL, link BLOB NOT NULL, stream INTEGER NOT NULL, until INTEGER NOT NULL) STRICT; \
+    CREATE TABLE IF NOT EXISTS snapshot (only INTEGER PRIMARY KEY CHECK (only = 1), \
+        stream INTEGER NOT NULL, sequence INTEGER NOT NULL) STRICT";
+
+/// A connection of its own that sees what was there when it first looks.
+pub(super) async fn look(path: &Path) -> Result<SqliteConnection> {
+    let broken = |e: sqlx::Error| failed("look into the cache", &e);
+    let options = SqliteConnectOptions::new().filename(path).read_only(true).pragma("temp_store", "memory");
+    let mut connection = SqliteConnection::connect_with(&options).await.map_err(broken)?;
+    sqlx::query("BEGIN").execute(&mut connection).await.map_err(broken)?;
+    Ok(connection)
+}
+
+/// Empties it.
+pub(super) async fn clear(cache: &SqliteStore) -> Result<()> {
+    let sql = "BEGIN IMMEDIATE; DELETE FROM journal; DELETE FROM heads; DELETE FROM known; DELETE FROM attempts; \
+        DELETE FROM parked; DELETE FROM deferred; DELETE FROM dead; DELETE FROM gap; DELETE FROM snapshot; DELETE FROM mark; \
+        INSERT INTO mark (only, epoch, position, published, sequence, link) VALUES (1, 0, 0, 0, 0, zeroblob(32)); COMMIT";
+    sqlx::raw_sql(sql).execute(&cache.writer).await.map_err(|e| failed("empty the cache", &e))?;
+    Ok(())
 }
 
 /// Stream sequence of the last message in it.
@@ -47,8 +77,134 @@ pub(super) async fn apply(cache: &SqliteStore, change: &Change, applied: u64) ->
     let mut connection = cache.writer.acquire().await.map_err(broken)?;
     let mut tx = connection.begin_with("BEGIN IMMEDIATE").await.map_err(broken)?;
     write(&mut tx, change).await?;
-    sqlx::query("UPDATE mark SET applied = ?").bind(signed(applied)).execute(&mut *tx).await.map_err(broken)?;
+    set_applied(&mut tx, applied).await?;
     tx.commit().await.map_err(broken)
+}
+
+/// Takes in many appends at once, whose events may be known already.
+pub(super) async fn apply_appends(cache: &SqliteStore, batch: &Batch, applied: u64) -> Result<()> {
+    let broken = |e: sqlx::Error| failed("write the cache", &e);
+    let mut connection = cache.writer.acquire().await.map_err(broken)?;
+    let mut tx = connection.begin_with("BEGIN IMMEDIATE").await.map_err(broken)?;
+    append::check_fence(&mut tx, batch).await?;
+    append::insert_records(&mut tx, &batch.entries).await?;
+    append::upsert_heads(&mut tx, &batch.entries).await?;
+    let decisions = batch.entries.iter().filter_map(|entry| Some((entry.decision.as_ref()?, entry.sequence)));
+    let identities =
+        decisions.filter_map(|(decision, sequence)| decision.identity.map(|(key, digest)| (key, digest, sequence)));
+    insert_known(&mut tx, identities.collect()).await?;
+    settle(&mut tx, &batch.entries).await?;
+    append::change_waits(&mut tx, &batch.waits).await?;
+    append::move_mark(&mut tx, batch).await?;
+    set_applied(&mut tx, applied).await?;
+    tx.commit().await.map_err(broken)
+}
+
+/// What is decided is tried no more; what died is open.
+async fn settle(tx: &mut SqliteConnection, entries: &[Entry]) -> Result<()> {
+    let broken = |e: sqlx::Error| failed("write the cache", &e);
+    let sql = "DELETE FROM attempts WHERE key IN (SELECT key FROM known)";
+    sqlx::query(sql).execute(&mut *tx).await.map_err(broken)?;
+    let died = entries.iter().filter_map(|entry| {
+        let decision = entry.decision.as_ref().filter(|decision| decision.dead)?;
+        decision.identity.map(|(key, _)| (key, entry.sequence))
+    });
+    for (key, sequence) in died {
+        let query = sqlx::query("INSERT INTO dead VALUES (?, ?)").bind(key.0.to_vec()).bind(signed(sequence));
+        query.execute(&mut *tx).await.map_err(broken)?;
+    }
+    Ok(())
+}
+
+/// Of one identity the first record counts. In the order of the keys, since that is the order of the table.
+pub(super) async fn insert_known(tx: &mut SqliteConnection, mut known: Vec<(Hash, Hash, u64)>) -> Result<()> {
+    known.sort_unstable_by_key(|(key, _, sequence)| (*key, *sequence));
+    let hashes: Vec<u8> = known.iter().flat_map(|(key, digest, _)| [key.0, digest.0]).flatten().collect();
+    let sequences: Vec<u64> = known.iter().map(|(.., sequence)| *sequence).collect();
+    let sql = "INSERT OR IGNORE INTO known SELECT substr(?1, key * 64 + 1, 32), substr(?1, key * 64 + 33, 32), value \
+               FROM json_each(?2)";
+    let sequences = serde_json::to_string(&sequences).unwrap_or_default();
+    let query = sqlx::query(sql).bind(hashes).bind(sequences);
+    query.execute(tx).await.map_err(|e| failed("write known ids", &e))?;
+    Ok(())
+}
+
+async fn set_applied(tx: &mut SqliteConnection, applied: u64) -> Result<()> {
+    let query = sqlx::query("UPDATE mark SET applied = ?").bind(signed(applied));
+    query.execute(tx).await.map_err(|e| failed("write the cache", &e))?;
+    Ok(())
+}
+
+pub(super) async fn missing(cache: &SqliteStore) -> Result<Option<Missing>> {
+    let row = sqlx::query("SELECT filled, link, stream, until FROM gap").fetch_optional(&cache.writer).await;
+    let Some(row) = row.map_err(|e| failed("read the cache", &e))? else { return Ok(None) };
+    let filled = Tail { sequence: number(&row, 0)?, link: hash(&row, 1)? };
+    Ok(Some(Missing { filled, stream: number(&row, 2)?, until: number(&row, 3)? }))
+}
+
+/// Puts records where they were missing.
+pub(super) async fn fill(cache: &SqliteStore, entries: &[Entry], missing: Missing) -> Result<()> {
+    let broken = |e: sqlx::Error| failed("write older records", &e);
+    let mut connection = cache.writer.acquire().await.map_err(broken)?;
+    let mut tx = connection.begin_with("BEGIN IMMEDIATE").await.map_err(broken)?;
+    append::insert_records(&mut tx, entries).await?;
+    set_missing(&mut tx, missing).await?;
+    tx.commit().await.map_err(broken)
+}
+
+pub(super) async fn set_missing(tx: &mut SqliteConnection, missing: Missing) -> Result<()> {
+    let Missing { filled, stream, until } = missing;
+    let query = sqlx::query("INSERT OR REPLACE INTO gap VALUES (1, ?, ?, ?, ?)").bind(signed(filled.sequence));
+    let query = query.bind(filled.link.0.to_vec()).bind(signed(stream)).bind(signed(until));
+    query.execute(tx).await.map_err(|e| failed("write older records", &e))?;
+    Ok(())
+}
+
+pub(super) async fn close_gap(cache: &SqliteStore) -> Result<()> {
+    sqlx::query("DELETE FROM gap").execute(&cache.writer).await.map_err(|e| failed("write older records", &e))?;
+    Ok(())
+}
+
+/// Stream sequence of the index that can be continued, and its last record.
+pub(super) async fn snapshot(cache: &SqliteStore) -> Result<(u64, u64)> {
+    let row = sqlx::query("SELECT stream, sequence FROM snapshot").fetch_optional(&cache.writer).await;
+    let row = row.map_err(|e| failed("read the cache", &e))?;
+    row.map_or(Ok((0, 0)), |row| Ok((number(&row, 0)?, number(&row, 1)?)))
+}
+
+pub(super) async fn set_snapshot(cache: &SqliteStore, stream: u64, sequence: u64) -> Result<()> {
+    let query = sqlx::query("INSERT OR REPLACE INTO snapshot VALUES (1, ?, ?)").bind(signed(stream));
+    query.bind(signed(sequence)).execute(&cache.writer).await.map_err(|e| failed("write the cache", &e))?;
+    Ok(())
+}
+
+/// Takes in the records that a snapshot needs, and with them the snapshot as true.
+pub(super) async fn prove(cache: &SqliteStore, entries: &[Entry], applied: u64) -> Result<()> {
+    let broken = |e: sqlx::Error| failed("write the cache", &e);
+    let mut connection = cache.writer.acquire().await.map_err(broken)?;
+    let mut tx = connection.begin_with("BEGIN IMMEDIATE").await.map_err(broken)?;
+    append::insert_records(&mut tx, entries).await?;
+    set_applied(&mut tx, applied).await?;
+    tx.commit().await.map_err(broken)
+}
+
+/// The record that decided an event, when records are missing.
+pub(super) async fn decided(cache: &SqliteStore, key: Hash, gap: &Gap) -> Result<Option<u64>> {
+    if gap.missing().is_none() {
+        return Ok(None);
+    }
+    let query = sqlx::query("SELECT sequence FROM known WHERE key = ?").bind(key.0.to_vec());
+    let row = query.fetch_optional(&cache.writer).await.map_err(|e| failed("look for an event", &e))?;
+    row.map(|row| number(&row, 0)).transpose()
+}
+
+/// The first open dead letter behind a record that is missing.
+pub(super) async fn first_dead(cache: &SqliteStore, after: u64, gap: &Gap) -> Result<Option<u64>> {
+    let Some(Missing { filled, until, .. }) = gap.missing() else { return Ok(None) };
+    let sql = "SELECT min(sequence) FROM dead WHERE sequence > ? AND sequence <= ?";
+    let query = sqlx::query_scalar(sql).bind(signed(after.max(filled.sequence))).bind(signed(until));
+    let found: Option<i64> = query.fetch_one(&cache.writer).await.map_err(|e| failed("look for dead letters", &e))?;
+    Ok(found.and_then(|sequence| u64::try_from(sequence).ok()))
 }
 
 async fn write(tx: &mut SqliteConnection, change: &Change) -> Result<()> {

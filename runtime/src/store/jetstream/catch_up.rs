@@ -1,23 +1,33 @@
-//! Reading what the journal holds behind the cache, and taking it in. A rebuild is the same from the beginning.
+//! Reading what the journal holds behind the cache, and taking it in. A rebuild is the same from the beginning, or from
+//! where a snapshot ends.
+//!
+//! ```text
+//! pull ─▶ pages ─▶ take apart, check the chain ─▶ steps ─▶ write to the cache
+//! ```
+//!
+//! The three go on side by side.
 
-use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use bytes::Bytes;
+use tokio::sync::mpsc;
 
-use super::super::{Batch, EventStore as _, Known, Loaded, Result, StoreError};
-use super::message::{self, Change, Header, Kind};
-use super::{JetStreamStore, State, cache, records};
+use super::super::{EventStore as _, Loaded, Result, StoreError};
+use super::snapshot::{Proof, Proven};
+use super::steps::{Step, Steps};
+use super::{JetStreamStore, State, cache};
 use crate::bus::{self, BusError};
 
-/// Messages without anything that waits are taken in together, up to so many records.
-const TOGETHER: usize = 4_000;
+/// Pages, and steps, that wait for the next one to have time.
+const AHEAD: usize = 2;
 /// How often it is begun anew when somebody else disturbs it.
 const TRIES: u32 = 8;
 
 impl JetStreamStore {
     /// Takes in all that the journal holds; answers whether a message of this id was among it.
     pub(super) async fn catch_up(&self, state: &mut State, id: Option<&str>) -> Result<bool> {
+        if state.applied == 0 {
+            self.begin(state).await?;
+        }
         let (mut found, mut tries) = (false, 0);
         while let Err(error) = self.read_on(state, id, &mut found).await {
             tries += 1;
@@ -27,84 +37,119 @@ impl JetStreamStore {
                 Unread::Bus(BusError::Gap(_)) | Unread::Lost(_) if tries < TRIES => {
                     tokio::time::sleep(pause(tries)).await;
                 }
-                other => return Err(StoreError::Failed { doing: "read the journal", cause: other.to_string() }),
+                other => return Err(other.into_store()),
             }
         }
         state.behind = false;
         Ok(found)
     }
 
+    /// Begins with a snapshot, if there is one that the journal agrees with; otherwise with nothing.
+    async fn begin(&self, state: &mut State) -> Result<()> {
+        for tries in 1..=TRIES {
+            let Some(proof) = self.begin_with_snapshot().await? else { return Ok(()) };
+            match self.prove_snapshot(state, proof).await {
+                Ok(()) => return Ok(()),
+                Err(Unread::Bus(BusError::Gap(_))) => tokio::time::sleep(pause(tries)).await,
+                Err(Unread::Unproven(why)) => {
+                    self.unfit(&why);
+                    break;
+                }
+                Err(other) => return Err(other.into_store()),
+            }
+        }
+        self.clear().await
+    }
+
+    async fn prove_snapshot(&self, state: &mut State, mut proof: Proof) -> std::result::Result<(), Unread> {
+        let mut turn = self.0.journal.turn().await;
+        let mut reader = self.0.journal.read(proof.begin(), &mut turn).await?;
+        loop {
+            let page = reader.next_and_rest().await?;
+            if page.is_empty() {
+                return Err(Unread::Unproven("the journal ends before it".into()));
+            }
+            match self.prove(&mut proof, &page).await? {
+                Proven::NotYet => {}
+                Proven::No(why) => return Err(Unread::Unproven(why)),
+                Proven::Yes { stream } => {
+                    state.applied = stream;
+                    return Ok(());
+                }
+            }
+        }
+    }
+
     async fn read_on(&self, state: &mut State, id: Option<&str>, found: &mut bool) -> std::result::Result<(), Unread> {
+        let mut turn = self.0.journal.turn().await;
         // The last one is read again: it must still be there.
         let last = state.applied;
-        let mut reader = self.journal.read(last.max(1)).await?;
-        let mut page = reader.next().await?;
-        if last > 0 {
-            if page.first().map(|message| message.stream) != Some(last) {
-                return Err(Unread::Lost(last));
-            }
-            page.remove(0);
-        }
-        loop {
-            *found |= self.take_in(state, page, id).await?;
-            page = reader.next().await?;
-            if page.is_empty() {
-                return Ok(());
-            }
-        }
-    }
-
-    async fn take_in(&self, state: &mut State, page: Vec<bus::Message>, id: Option<&str>) -> Result<bool> {
-        let mut found = false;
-        let mut appends = Appends::default();
-        for message in page {
-            let (header, lines) = message::decode(&message.payload)?;
-            found |= id == Some(header.id.as_str());
-            let together = appends.is_continued_by(&header);
-            if !together || appends.lines.len() > TOGETHER {
-                self.take_in_appends(state, std::mem::take(&mut appends)).await?;
-            }
-            let Header { epoch, kind, .. } = header;
-            let change = match kind {
-                Kind::Append { .. } => {
-                    appends.add(epoch, kind, lines, message.stream);
-                    continue;
+        let mut reader = self.0.journal.read(last.max(1), &mut turn).await?;
+        let mut steps = Steps::behind(self.0.cache.mark().await?.tail);
+        let (send_page, mut pages) = mpsc::channel::<Vec<bus::Message>>(AHEAD);
+        let (send_step, mut ready) = mpsc::channel(AHEAD);
+        let pulling = async move {
+            let mut page = reader.next().await?;
+            if last > 0 {
+                if page.first().map(|message| message.stream) != Some(last) {
+                    return Err(Unread::Lost(last));
                 }
-                Kind::Claim => Change::Claim { epoch },
-                Kind::Attempt { key } => Change::Attempt { epoch, key },
-                Kind::Published { sequence } => Change::Published { epoch, sequence },
-                Kind::Fired { keys } => Change::Fired { epoch, keys },
-            };
-            cache::apply(&self.cache, &change, message.stream).await?;
-            state.applied = message.stream;
-        }
-        self.take_in_appends(state, appends).await?;
-        Ok(found)
+                page.remove(0);
+            }
+            // When nobody takes them any more, that has failed and is told.
+            while send_page.send(page).await.is_ok() {
+                page = reader.next().await?;
+                if page.is_empty() {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        let taking_apart = async move {
+            while let Some(page) = pages.recv().await {
+                for message in page {
+                    *found |= steps.take(&message, id)?;
+                    while let Some(step) = steps.next() {
+                        let _ = send_step.send(step).await;
+                    }
+                }
+            }
+            while let Some(step) = steps.last() {
+                let _ = send_step.send(step).await;
+            }
+            Ok::<_, Unread>(())
+        };
+        let writing = async {
+            while let Some(step) = ready.recv().await {
+                self.write_step(state, step).await?;
+            }
+            Ok(())
+        };
+        tokio::try_join!(pulling, taking_apart, writing).map(|_| ())
     }
 
-    /// Derives from the lines what they change.
-    async fn take_in_appends(&self, state: &mut State, appends: Appends) -> Result<()> {
-        let Appends { mut batch, lines, stream } = appends;
-        if stream == 0 {
-            return Ok(());
+    async fn write_step(&self, state: &mut State, step: Step) -> Result<()> {
+        match step {
+            Step::Change(change, stream) => {
+                cache::apply(&self.0.cache, &change, stream).await?;
+                state.applied = stream;
+            }
+            Step::Appends(appends) => {
+                let (entities, keys) = appends.wanted();
+                let loaded = if entities.is_empty() && keys.is_empty() {
+                    Loaded::default()
+                } else {
+                    self.0.cache.load(entities.clone(), keys.clone()).await?
+                };
+                self.0.metrics.read.inc_by(appends.records() as u64);
+                for (after, records, stream) in &appends.places {
+                    state.places.push(*after, *records, *stream);
+                }
+                let (batch, stream) = appends.into_batch(entities, keys, loaded);
+                cache::apply_appends(&self.0.cache, &batch, stream).await?;
+                state.applied = stream;
+            }
         }
-        let mut tail = self.cache.mark().await?.tail;
-        let read = lines.into_iter().map(|line| records::read(&mut tail, line));
-        let records = read.collect::<std::result::Result<Vec<_>, _>>().map_err(|e| StoreError::Failed {
-            doing: "read the journal",
-            cause: format!("the message at {stream} of its stream: {e}"),
-        })?;
-        let (entities, keys) = records::wanted(&records);
-        let Loaded { heads, known, .. } = self.cache.load(entities.clone(), keys.clone()).await?;
-        let states: HashMap<_, _> =
-            entities.into_iter().zip(heads.into_iter().map(|head| head.and_then(|head| head.state))).collect();
-        let is_taken = |known: &Option<Known>| matches!(known, Some(Known::Settled(_)));
-        let taken: HashSet<_> =
-            keys.into_iter().zip(&known).filter(|(_, known)| is_taken(known)).map(|(key, _)| key).collect();
-        batch.entries = records::entries(records, states, taken);
-        batch.tail = tail;
-        cache::apply(&self.cache, &Change::Append(Box::new(batch)), stream).await?;
-        state.applied = stream;
         Ok(())
     }
 }
@@ -114,36 +159,6 @@ fn pause(tries: u32) -> Duration {
     use std::hash::{BuildHasher as _, RandomState};
     let longest = 20 << tries;
     Duration::from_millis(RandomState::new().hash_one(tries) % longest)
-}
-
-/// Appends that follow each other, as one.
-#[derive(Default)]
-struct Appends {
-    batch: Batch,
-    lines: Vec<Bytes>,
-    /// Stream sequence of the last one; 0 when there is none.
-    stream: u64,
-}
-
-impl Appends {
-    fn is_continued_by(&self, header: &Header) -> bool {
-        let is_plain = matches!(&header.kind, Kind::Append { waits, .. } if waits.is_empty());
-        is_plain && self.batch.waits.is_empty() && (self.stream == 0 || self.batch.epoch == header.epoch)
-    }
-
-    fn add(&mut self, epoch: u64, kind: Kind, lines: Vec<Bytes>, stream: u64) {
-        let Kind::Append { after, position, published, config, waits } = kind else { return };
-        if self.stream == 0 {
-            self.batch.after = after;
-        }
-        self.batch.epoch = epoch;
-        self.batch.position = self.batch.position.max(position);
-        self.batch.published = self.batch.published.max(published);
-        self.batch.config = config.or(self.batch.config);
-        self.batch.waits = waits;
-        self.lines.extend(lines);
-        self.stream = stream;
-    }
 }
 
 /// Why the journal could not be read to its end.
@@ -158,4 +173,15 @@ enum Unread {
          stream, or delete the cache to go on from what is there"
     )]
     Lost(u64),
+    #[error("{0}")]
+    Unproven(String),
+}
+
+impl Unread {
+    fn into_store(self) -> StoreError {
+        match self {
+            Self::Store(error) => error,
+            other => StoreError::Failed { doing: "read the journal", cause: other.to_string() },
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
+use tokio::sync::{Mutex, MutexGuard};
 
 use super::super::{Result, StoreError};
 use crate::bus::jetstream::{PubAck, Reader, code};
@@ -15,6 +16,8 @@ pub(super) struct Journal {
     stream: String,
     subject: String,
     consumer: String,
+    /// Whose turn it is to read through the consumer, and how often it was begun anew.
+    turn: Mutex<u64>,
 }
 
 /// What became of a message.
@@ -29,7 +32,7 @@ pub(super) enum Sent {
 
 impl Journal {
     pub(super) fn new(connection: Connection, stream: String, subject: String, consumer: String) -> Self {
-        Self { connection, stream, subject, consumer }
+        Self { connection, stream, subject, consumer, turn: Mutex::default() }
     }
 
     /// A name that nobody else gives to a message.
@@ -74,8 +77,14 @@ impl Journal {
         if limit == 0 || bytes <= limit { Ok(()) } else { Err(StoreError::TooLarge { bytes, limit }) }
     }
 
-    /// Reads from the message at `from` to the last one.
-    pub(super) async fn read(&self, from: u64) -> crate::bus::Result<Reader> {
+    /// Waits until nobody else reads. What a pull brings must be taken before the turn is given away.
+    pub(super) async fn turn(&self) -> MutexGuard<'_, u64> {
+        self.turn.lock().await
+    }
+
+    /// Reads from the message at `from` to the last one. Whoever read before must begin anew.
+    pub(super) async fn read(&self, from: u64, turn: &mut u64) -> crate::bus::Result<Reader> {
+        *turn += 1;
         Reader::open(&self.connection, &self.stream, &self.consumer, from).await
     }
 }

@@ -31,11 +31,26 @@ pub(super) fn read(tail: &mut Tail, line: Bytes) -> Result<Record, NoRecord> {
         return Err(NoRecord("the link to the record before"));
     }
     *tail = Tail { sequence: tail.sequence + 1, link: parsed.link };
-    let decided = match parsed.part {
-        Part::Config(_) => None,
-        Part::Decided(bytes) => Some(decided(bytes, parsed.hash)?),
-    };
+    let decided = of_part(&parsed)?;
     Ok(Record { sequence: tail.sequence, line, decided })
+}
+
+/// A record from which on a journal is read: what was before it is not known.
+pub(super) fn read_first(after: u64, line: Bytes) -> Result<(Tail, Record), NoRecord> {
+    let parsed = Line::parse(&line)?;
+    if parsed.observed()?.sequence != after + 1 {
+        return Err(NoRecord("the sequence"));
+    }
+    let decided = of_part(&parsed)?;
+    let tail = Tail { sequence: after + 1, link: parsed.link };
+    Ok((tail, Record { sequence: tail.sequence, line, decided }))
+}
+
+fn of_part(line: &Line<'_>) -> Result<Option<Parsed>, NoRecord> {
+    match line.part {
+        Part::Config(_) => Ok(None),
+        Part::Decided(bytes) => decided(bytes, line.hash).map(Some),
+    }
 }
 
 fn decided(bytes: &[u8], hash: Hash) -> Result<Parsed, NoRecord> {
@@ -53,13 +68,25 @@ fn decided(bytes: &[u8], hash: Hash) -> Result<Parsed, NoRecord> {
     Ok(Parsed { decision, identity, keeps_state: decided.state.is_none() })
 }
 
-/// Entities whose state before must be known, and keys of which must be known whether they are taken.
+impl Record {
+    /// What the journal alone needs; the head is not to be used.
+    pub(super) fn into_entry(self) -> Entry {
+        Entry { sequence: self.sequence, line: self.line, decision: self.decided.map(|decided| decided.decision) }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.line.len()
+    }
+}
+
+/// Entities whose state before must be known, and keys of which must be known whether they are taken: a dead letter under
+/// one that is taken is not open.
 pub(super) fn wanted(records: &[Record]) -> (Vec<String>, Vec<Hash>) {
     let mut seen = HashSet::new();
     let decided = || records.iter().filter_map(|record| record.decided.as_ref());
     let keeping = decided().filter(|d| seen.insert(d.decision.entity.as_str()) && d.keeps_state);
     let entities = keeping.map(|d| d.decision.entity.clone()).collect();
-    (entities, decided().map(|d| d.identity.0).collect())
+    (entities, decided().filter(|d| d.decision.dead).map(|d| d.identity.0).collect())
 }
 
 /// The entries, given the states and the taken keys that were asked for.

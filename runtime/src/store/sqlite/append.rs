@@ -50,7 +50,7 @@ pub(in super::super) async fn write(tx: &mut Tx, batch: &Batch) -> Result<()> {
     move_mark(tx, batch).await
 }
 
-async fn check_fence(tx: &mut Tx, batch: &Batch) -> Result<()> {
+pub(in super::super) async fn check_fence(tx: &mut Tx, batch: &Batch) -> Result<()> {
     let row = sqlx::query("SELECT epoch, sequence FROM mark")
         .fetch_one(tx)
         .await
@@ -66,7 +66,7 @@ async fn check_fence(tx: &mut Tx, batch: &Batch) -> Result<()> {
 }
 
 /// All lines in one blob, and where each of them is.
-async fn insert_records(tx: &mut Tx, entries: &[Entry]) -> Result<()> {
+pub(in super::super) async fn insert_records(tx: &mut Tx, entries: &[Entry]) -> Result<()> {
     let sql = "INSERT INTO journal SELECT value ->> 0, value ->> 1, value ->> 2, substr(?1, value ->> 3, value ->> 4) \
                FROM json_each(?2)";
     let mut lines = Vec::with_capacity(entries.iter().map(|entry| entry.line.len()).sum());
@@ -84,7 +84,7 @@ async fn insert_records(tx: &mut Tx, entries: &[Entry]) -> Result<()> {
 }
 
 /// Of an entity with several decisions in the batch only the last head is written.
-async fn upsert_heads(tx: &mut Tx, entries: &[Entry]) -> Result<()> {
+pub(in super::super) async fn upsert_heads(tx: &mut Tx, entries: &[Entry]) -> Result<()> {
     let sql = "INSERT INTO heads SELECT value ->> 0, value ->> 1, substr(?1, key * 32 + 1, 32), value ->> 2, value ->> 3 \
                FROM json_each(?2) WHERE true \
                ON CONFLICT (entity) DO UPDATE SET version = excluded.version, hash = excluded.hash, \
@@ -134,7 +134,7 @@ async fn insert_known(tx: &mut Tx, entries: &[Entry]) -> Result<()> {
     Ok(())
 }
 
-async fn change_waits(tx: &mut Tx, waits: &Waits) -> Result<()> {
+pub(in super::super) async fn change_waits(tx: &mut Tx, waits: &Waits) -> Result<()> {
     let Waits { park, unpark, defer, cancel, resolve } = waits;
     for parked in park {
         insert_parked(tx, parked).await?;
@@ -187,7 +187,7 @@ async fn release(tx: &mut Tx, stream: u64) -> Result<()> {
     execute(tx, query, "release an entity").await
 }
 
-async fn move_mark(tx: &mut Tx, batch: &Batch) -> Result<()> {
+pub(in super::super) async fn move_mark(tx: &mut Tx, batch: &Batch) -> Result<()> {
     let sql = "UPDATE mark SET position = max(position, ?), published = max(published, ?), sequence = ?, link = ?, \
                config = coalesce(?, config)";
     let query = sqlx::query(sql).bind(signed(batch.position)).bind(signed(batch.published));

@@ -65,6 +65,12 @@ pub enum Fault {
     OwnRecordForeign,
     /// A rejection for a used id is appended before an open event in front of it.
     ReusedIdNotHeld,
+    /// The newest rules are for every event.
+    PlaceIgnored,
+    /// The newest rules are for every event that has waited.
+    PlaceOfParkedLost,
+    /// What is ignored occupies its id.
+    IgnoredTakesId,
 }
 
 impl Fault {

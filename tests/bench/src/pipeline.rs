@@ -189,6 +189,8 @@ fn start_sidecar(
             publishes: vec![DONE.parse()?],
             authorization: vec![],
             limits: Limits::default(),
+            from: 0,
+            earlier: Vec::new(),
         },
         ordering: Ordering::Stream,
         concurrency: options.concurrency,

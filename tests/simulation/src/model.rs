@@ -38,8 +38,8 @@ impl Model {
     pub(crate) fn push(&mut self, plan: &Plan, config: &Config, agent: usize, event: &Event) {
         let Event { arrival, known, taken_back } = event;
         let head = self.heads.get(&arrival.entity).cloned().unwrap_or_default();
-        let commit = match ingress::decide(config, &head, known.as_ref(), arrival) {
-            Decision::Duplicate => return,
+        let commit = match ingress::decide(config, 0, &head, known.as_ref(), arrival) {
+            Decision::Duplicate | Decision::Ignore => return,
             Decision::Accept if *taken_back => egress::settle(&head, arrival, Outcome::Rejected, &ingress::cancelled()),
             Decision::Accept => answer(plan, config, agent, &head, arrival),
             Decision::Reject(reason) => egress::settle(&head, arrival, Outcome::Rejected, &reason),

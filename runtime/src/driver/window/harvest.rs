@@ -29,7 +29,8 @@ impl Window<'_> {
                     open = true;
                 }
                 State::Skipped => {
-                    harvest.duplicates += 1;
+                    harvest.skipped += 1;
+                    harvest.duplicates += usize::from(slot.is_repeated());
                     harvest.unpark(slot);
                     slot.state = State::Taken;
                 }
@@ -57,7 +58,7 @@ impl Window<'_> {
                 State::Decided(_) => harvest.take(id, slot),
             }
         }
-        if harvest.settled.is_empty() && harvest.duplicates == 0 && harvest.waits.is_empty() {
+        if harvest.settled.is_empty() && harvest.skipped == 0 && harvest.waits.is_empty() {
             return None;
         }
         while self.slots.front().is_some_and(|slot| matches!(slot.state, State::Taken)) {

@@ -102,6 +102,7 @@ impl Harvest {
     fn take(&mut self, id: SlotId, slot: &mut Slot) {
         let State::Decided(commit) = std::mem::replace(&mut slot.state, State::Taken) else { return };
         match slot.control {
+            Some(Control::Redrive(_) | Control::Drop(_)) if planted::is(Fault::DeadLetterStaysOpen) => {}
             Some(Control::Redrive(key) | Control::Drop(key)) => self.waits.resolve.push(key),
             Some(Control::Cancel(key)) => self.waits.cancel.push(key),
             None => {}

@@ -70,7 +70,7 @@ pub(crate) fn react(plan: &Plan, asked: &Asked<'_>) -> Reaction {
         "seed": asked.seed,
         "version": asked.version,
     });
-    let is_aside = draw(plan, asked.agent, asked.key, 3) % 4 == 0;
+    let is_aside = draw(plan, asked.agent, asked.key, 3).is_multiple_of(4);
     let event_type = match (mood, asked.agent) {
         (Mood::Wrong, _) => Some("evt.job.forged"),
         (_, 0) => Some(if is_aside { "evt.job.aside" } else { "evt.job.taken" }),

@@ -156,7 +156,9 @@ impl Director {
         self.changed += 1;
         self.versions[agent] += 1;
         if !planted::is(Fault::PlaceWhileReading) {
-            units.iter().for_each(|unit| self.crash(*unit));
+            for unit in &units {
+                self.crash(*unit);
+            }
         }
         let before = world.config(agent);
         let (subscribes, authorization) = rules(agent, self.versions[agent]);
@@ -164,7 +166,9 @@ impl Director {
         let pause = || world.sim.sleep_us(world.sim.rng(|rng| rng.between(1, 300_000)));
         pause().await;
         let types = wanted.clone().following(&before, u64::MAX, 0).subscribes_behind(0);
-        units.iter().for_each(|unit| self.stage.broker.filter(*unit, types.clone()));
+        for unit in &units {
+            self.stage.broker.filter(*unit, types.clone());
+        }
         pause().await;
         let place = self.stage.broker.last() + 1;
         let handled = units.iter().map(|unit| self.stage.broker.handled(*unit)).min().unwrap_or(0);
@@ -172,7 +176,9 @@ impl Director {
         world.sim.note("place", agent as u64, place);
         pause().await;
         if planted::is(Fault::PlaceWhileReading) {
-            units.iter().for_each(|unit| self.crash(*unit));
+            for unit in &units {
+                self.crash(*unit);
+            }
         }
         self.reap(true);
     }

@@ -205,12 +205,12 @@ fn the_chain_agrees_with_the_model(world: &World, log: &[Stored], stores: &[SimS
             ));
         }
         let outputs = model.commits.iter().flat_map(|commit| &commit.outputs);
-        let placed = |output: &Output| {
+        let on_stream = |output: &Output| {
             let places = places.get(&output.key).cloned().unwrap_or_default();
             let (subject, payload) = (output.subject.clone(), output.envelope.to_json());
             places.into_iter().map(move |stream| (stream, subject.clone(), payload.clone()))
         };
-        fed = outputs.flat_map(placed).collect();
+        fed = outputs.flat_map(on_stream).collect();
     }
     Ok(())
 }

@@ -91,6 +91,7 @@ async fn show(client: &mut Client, agent: &str, key: &str, output: Output) -> Re
         ["reason".to_owned(), record.why()],
         ["attempts".to_owned(), record.observed.attempts.to_string()],
         ["revision".to_owned(), record.observed.revision.clone()],
+        ["config".to_owned(), record.observed.config.map(|hash| hash.to_string()).unwrap_or_default()],
         ["actor".to_owned(), record.actor()],
         ["event".to_owned(), String::from_utf8_lossy(&event).into_owned()],
     ];

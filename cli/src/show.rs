@@ -101,13 +101,14 @@ pub(crate) async fn history(client: &mut Client, agent: &str, entity: &str, outp
         }
     }
     if output == Output::Table {
-        let header = ["sequence", "version", "time", "outcome", "type", "actor", "outputs", "revision", "reason"];
+        let header =
+            ["sequence", "version", "time", "outcome", "type", "actor", "outputs", "revision", "config", "reason"];
         println!("{}", table(header, rows).trim_fmt());
     }
     Ok(())
 }
 
-fn history_row(record: &Record) -> [String; 9] {
+fn history_row(record: &Record) -> [String; 10] {
     [
         record.observed.sequence.to_string(),
         record.version.to_string(),
@@ -117,6 +118,7 @@ fn history_row(record: &Record) -> [String; 9] {
         record.actor(),
         record.outputs.len().to_string(),
         record.observed.revision.clone(),
+        record.observed.config.map(|hash| short(&hash.to_string())).unwrap_or_default(),
         record.why(),
     ]
 }

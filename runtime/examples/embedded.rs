@@ -27,6 +27,8 @@ async fn main() -> anyhow::Result<()> {
         publishes: vec![],
         authorization: vec![],
         limits: Limits::default(),
+        from: 0,
+        earlier: Vec::new(),
     };
     let engine =
         Engine::start(config, InProcess(count), LocalStream::in_memory(), MemoryStore::default(), SystemClock).await?;

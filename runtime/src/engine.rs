@@ -34,6 +34,8 @@ pub enum Error {
 pub enum Effect {
     /// It had its effect before.
     Duplicate,
+    /// Its type does not count at this place.
+    Ignored,
     Settled {
         outcome: Outcome,
         /// The entity's version after it.
@@ -74,8 +76,9 @@ impl<A: Agent, P: Publisher, S: EventStore, C: Clock> Engine<A, P, S, C> {
             Known::Settled(digest) | Known::Parked(digest) => Some(digest),
             Known::Tried(_) => None,
         });
-        let commit = match ingress::decide(&self.config, &head, known.as_ref(), &arrival) {
+        let commit = match ingress::decide(&self.config, mark.position + 1, &head, known.as_ref(), &arrival) {
             Decision::Duplicate => return Ok(Effect::Duplicate),
+            Decision::Ignore => return Ok(Effect::Ignored),
             Decision::Reject(reason) => egress::settle(&head, &arrival, Outcome::Rejected, &reason),
             Decision::Conflict(reason) => egress::settle(&head, &arrival, Outcome::Conflict, &reason),
             Decision::Note(_) => egress::note(&head, &arrival),
@@ -132,6 +135,7 @@ impl<A: Agent, P: Publisher, S: EventStore, C: Clock> Engine<A, P, S, C> {
             attempts: 1,
             epoch: mark.epoch,
             revision: "engine".to_owned(),
+            config: mark.config,
             traceparent: cause.traceparent.clone(),
             tracestate: cause.tracestate.clone(),
         };

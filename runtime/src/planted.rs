@@ -65,10 +65,25 @@ pub enum Fault {
     OwnRecordForeign,
     /// A rejection for a used id is appended before an open event in front of it.
     ReusedIdNotHeld,
+    /// The newest rules are for every event.
+    PlaceIgnored,
+    /// The newest rules are for every event that has waited.
+    PlaceOfParkedLost,
+    /// What is ignored occupies its id.
+    IgnoredTakesId,
+    /// A command about a dead letter is journaled, and the dead letter stays open.
+    DeadLetterStaysOpen,
+    // By who stands in for the operator:
+    /// A place is picked while processes still read with the rules before.
+    PlaceWhileReading,
+    /// Filters are narrowed before the place is passed.
+    NarrowedEarly,
+    /// One shard's filter lets through the entities of the other.
+    ShardsOverlap,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 31] = [
+    pub const ALL: [Fault; 38] = [
         Self::PositionOfParked,
         Self::ReleasedOvertakes,
         Self::TimerEarly,
@@ -100,6 +115,13 @@ impl Fault {
         Self::OvertakenCalledLost,
         Self::OwnRecordForeign,
         Self::ReusedIdNotHeld,
+        Self::PlaceIgnored,
+        Self::PlaceOfParkedLost,
+        Self::IgnoredTakesId,
+        Self::DeadLetterStaysOpen,
+        Self::PlaceWhileReading,
+        Self::NarrowedEarly,
+        Self::ShardsOverlap,
     ];
 }
 
@@ -118,18 +140,18 @@ mod switch {
         PLANTED.set(fault);
     }
 
-    pub(crate) fn is(fault: Fault) -> bool {
+    pub fn is(fault: Fault) -> bool {
         PLANTED.get() == Some(fault)
     }
 }
 
 #[cfg(not(all(feature = "planted-faults", debug_assertions)))]
 mod switch {
-    pub(crate) const fn is(_: super::Fault) -> bool {
+    pub const fn is(_: super::Fault) -> bool {
         false
     }
 }
 
-pub(crate) use switch::is;
+pub use switch::is;
 #[cfg(all(feature = "planted-faults", debug_assertions))]
 pub use switch::plant;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use rhizon_kernel::chain::Hash;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -30,6 +31,8 @@ struct Setter {
     /// Id of the event's cause.
     cause: String,
     revision: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    config: Option<Hash>,
 }
 
 impl Setter {
@@ -48,6 +51,7 @@ impl Setter {
             actor: record.actor(),
             cause: of(|event| event.causationid.as_deref().unwrap_or_default()),
             revision: record.observed.revision.clone(),
+            config: record.observed.config,
         }
     }
 }

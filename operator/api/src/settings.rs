@@ -185,6 +185,8 @@ pub fn kernel_config(workspace: &str, agent: &str, spec: &RhizonAgentSpec) -> Re
         publishes,
         authorization: authorization.collect::<Result<_, Error>>()?,
         limits: Limits::default(),
+        from: 0,
+        earlier: Vec::new(),
     })
 }
 

@@ -5,7 +5,8 @@ use super::{
     build::{self, Frame, stateful_set},
     dereference::{Inputs, object_name},
     inquiry::{self, Report},
-    messaging,
+    messaging, rules,
+    rules::Step,
     status::{Applied, Outcome},
     store,
     validate::Valid,
@@ -30,12 +31,22 @@ pub async fn apply(
     context: &Context,
 ) -> Result<Outcome, Error> {
     let Valid { workspace, keys, mut settings, database } = valid;
-    let progress = messaging::ensure(agent, inputs, workspace, &settings, keys, context).await;
+    let step = rules::step(&settings.kernel, inputs);
+    let broker = messaging::Broker { agent, inputs, workspace, keys, context };
+    let progress = match &step {
+        Step::Keep(rules) | Step::Stop(rules) => {
+            settings.kernel = rules.clone();
+            broker.ensure(&settings).await
+        }
+        Step::Place(before) => broker.place(&mut settings, before).await,
+    };
+    let is_changing = matches!(step, Step::Stop(_)) || matches!(step, Step::Place(_)) && progress.is_err();
     let recorded = messaging::recorded(agent);
     // Without a first position there can be no pod yet; one that has its position goes on while the broker is away.
     let Some(first) = progress.as_ref().ok().map(|progress| progress.first_sequence).or(recorded) else {
         return Ok(Outcome::Applied(Box::new(Applied {
             mode: settings.operating_mode,
+            is_changing,
             progress,
             stateful_set: None,
             pods: Vec::new(),
@@ -62,11 +73,13 @@ pub async fn apply(
     for manifest in build::parts(&frame, &settings_json).into_iter().chain(policy) {
         ensure(&context.client, &manifest).await.map_err(Error::Cluster)?;
     }
-    let set = stateful_set::build(&frame, &settings_json, database.as_ref(), &context.settings);
+    let replicas = if is_changing { 0 } else { stateful_set::replicas(&agent.spec) };
+    let set = stateful_set::build(&frame, replicas, &settings_json, database.as_ref(), &context.settings);
     let live = ensure(&context.client, &set).await.map_err(Error::Cluster)?;
     let reports = ask(&frame, inputs, &settings, keys, context).await;
     Ok(Outcome::Applied(Box::new(Applied {
         mode: settings.operating_mode,
+        is_changing,
         progress,
         stateful_set: Some(live),
         pods: inputs.pods.clone(),

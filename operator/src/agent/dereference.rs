@@ -10,7 +10,7 @@ use crate::{
 use k8s_openapi::{
     api::{
         apps::v1::StatefulSet,
-        core::v1::{Event, PersistentVolumeClaim, Pod, Secret},
+        core::v1::{ConfigMap, Event, PersistentVolumeClaim, Pod, Secret},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
@@ -30,6 +30,8 @@ pub struct Inputs {
     /// What a sidecar that is not ready says about it.
     pub complaint: Option<String>,
     pub stateful_set: Option<StatefulSet>,
+    /// The sidecar's settings, as they are.
+    pub settings: Option<ConfigMap>,
     /// Why no pod could be made, newest last; read only when there is none.
     pub refusals: Vec<String>,
     /// A volume with the store of an earlier agent of this name is there.
@@ -63,6 +65,7 @@ pub async fn dereference(agent: &RhizonAgent, context: &Context) -> Result<Input
         complaint: sidecar::complaint(&pods).await,
         pods,
         stateful_set,
+        settings: reader.get(&object).await?,
         refusals,
         has_store: reader.get::<PersistentVolumeClaim>(&format!("store-{object}-0")).await?.is_some(),
         store_secret: match &agent.spec.store.secret_ref {

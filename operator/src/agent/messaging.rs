@@ -15,27 +15,51 @@ use rhizon_api::{
     agent::{StartFrom, StoreKind},
     settings::Sidecar,
 };
+use rhizon_kernel::Config;
 
-/// Creates and repairs. All shards begin at the same place, and lag together.
-pub async fn ensure(
-    agent: &RhizonAgent,
-    inputs: &Inputs,
-    workspace: &RhizonWorkspace,
-    settings: &Sidecar,
-    keys: &keys::Workspace,
-    context: &Context,
-) -> Result<Progress, Error> {
-    let client = context.pool.client(&keys.data).await?;
-    let mut first = recorded(agent);
-    let mut lag = 0;
-    for consumer in consumers::build(settings) {
-        let progress =
-            consumers::ensure(&client, &consumer, async || begin(agent, inputs, first, &client).await).await?;
-        first.get_or_insert(progress.first_sequence);
-        lag += progress.lag;
+/// Whose place it is, and the way to the broker.
+pub struct Broker<'a> {
+    pub agent: &'a RhizonAgent,
+    pub inputs: &'a Inputs,
+    pub workspace: &'a RhizonWorkspace,
+    pub keys: &'a keys::Workspace,
+    pub context: &'a Context,
+}
+
+impl Broker<'_> {
+    /// Creates and repairs. All shards begin at the same place, and lag together.
+    pub async fn ensure(&self, settings: &Sidecar) -> Result<Progress, Error> {
+        let Self { agent, inputs, workspace, keys, context } = self;
+        let client = context.pool.client(&keys.data).await?;
+        let mut first = recorded(agent);
+        let (mut lag, mut handled) = (0, u64::MAX);
+        for shard in &settings.shards {
+            let begin = async || begin(agent, inputs, first, &client).await;
+            let progress = consumers::ensure_shard(&client, settings, shard, begin).await?;
+            first.get_or_insert(progress.first_sequence);
+            (lag, handled) = (lag + progress.lag, handled.min(progress.handled));
+        }
+        ensure_journal(settings, workspace, &client).await?;
+        Ok(Progress { first_sequence: first.unwrap_or(1), lag, handled })
     }
-    ensure_journal(settings, workspace, &client).await?;
-    Ok(Progress { first_sequence: first.unwrap_or(1), lag })
+
+    /// Gives new rules their place: behind everything that the stream holds once all filters let through what is new. Until
+    /// then it is behind everything, so no filter is narrowed.
+    pub async fn place(&self, settings: &mut Sidecar, before: &Config) -> Result<Progress, Error> {
+        let wanted = settings.kernel.clone();
+        settings.kernel = wanted.clone().following(before, u64::MAX, 0);
+        let placed = async {
+            let progress = self.ensure(settings).await?;
+            let client = self.context.pool.client(&self.keys.data).await?;
+            Ok((progress, streams::last_sequence(&client, "EVENTS").await? + 1))
+        };
+        let result = placed.await;
+        settings.kernel = match &result {
+            Ok((progress, place)) => wanted.following(before, *place, progress.handled),
+            Err(_) => before.clone(),
+        };
+        result.map(|(progress, _)| progress)
+    }
 }
 
 /// The agent's first position, once it has one.

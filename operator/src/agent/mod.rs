@@ -8,6 +8,7 @@ pub mod inquiry;
 pub mod messaging;
 pub mod mode;
 pub mod pods;
+pub mod rules;
 pub mod sidecar;
 pub mod status;
 pub mod store;
@@ -134,6 +135,6 @@ fn requeue(agent: &RhizonAgent, outcome: &status::Outcome, later: Option<Duratio
         return Action::requeue(context.backoff.failed(key));
     }
     context.backoff.succeeded(key);
-    let later = if outcome.is_changing_mode() { Some(Pace::INTERVAL) } else { later };
+    let later = if outcome.is_on_its_way() { Some(Pace::INTERVAL) } else { later };
     Action::requeue(later.unwrap_or(CALM))
 }

@@ -60,7 +60,8 @@ mod tests {
         });
         Applied {
             mode,
-            progress: Ok(Progress { first_sequence: 1, lag: 0 }),
+            is_changing: false,
+            progress: Ok(Progress { first_sequence: 1, lag: 0, handled: 0 }),
             stateful_set: Some(serde_json::from_value(set).unwrap()),
             pods: Vec::new(),
             complaint: None,

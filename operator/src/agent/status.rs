@@ -23,6 +23,8 @@ pub enum Outcome {
 pub struct Applied {
     /// What the sidecars were told.
     pub mode: OperatingMode,
+    /// Other rules are to be in force, and have no place yet.
+    pub is_changing: bool,
     pub progress: Result<Progress, nats::Error>,
     /// The StatefulSet as the server has it; none while the agent has no first position.
     pub stateful_set: Option<DynamicObject>,
@@ -46,11 +48,13 @@ impl Outcome {
         }
     }
 
-    /// A mode that nothing tells us of when it is reached.
-    pub fn is_changing_mode(&self) -> bool {
+    /// Something is on its way, and nothing tells us when it is reached.
+    pub fn is_on_its_way(&self) -> bool {
         match self {
             Self::Invalid(_) => false,
-            Self::Applied(applied) => mode::finding(applied).is_some_and(|finding| !finding.is_true()),
+            Self::Applied(applied) => {
+                applied.is_changing || mode::finding(applied).is_some_and(|finding| !finding.is_true())
+            }
         }
     }
 }
@@ -99,7 +103,7 @@ fn shorten(message: &str) -> String {
 }
 
 fn is_on_its_way(reason: &str) -> bool {
-    matches!(reason, "Starting" | "Suspended" | "Pausing" | "Draining" | "Suspending")
+    matches!(reason, "Starting" | "Changing" | "Suspended" | "Pausing" | "Draining" | "Suspending")
 }
 
 fn findings(applied: &Applied) -> Vec<Finding> {
@@ -125,12 +129,16 @@ fn findings(applied: &Applied) -> Vec<Finding> {
 }
 
 fn workload(applied: &Applied) -> Finding {
-    let Applied { mode, progress: _, stateful_set, pods, complaint, refusals, reports } = applied;
+    let Applied { mode, is_changing, progress: _, stateful_set, pods, complaint, refusals, reports } = applied;
     let finding =
         |status, reason: &str, message: String| Finding::new(conditions::WORKLOAD_READY, status, reason, message);
     let Some(set) = stateful_set else {
         return finding(false, "Starting", "the pod follows when the agent has its place in the stream".to_owned());
     };
+    if *is_changing {
+        let message = "its pods end, and start again with the new rules: an event is judged by those of its time";
+        return finding(false, "Changing", message.to_owned());
+    }
     if *mode == OperatingMode::Suspended {
         return finding(true, "Suspended", "no pod, as asked for".to_owned());
     }
@@ -172,7 +180,8 @@ mod tests {
         let set = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {}, "spec": {"replicas": 1}});
         Outcome::Applied(Box::new(Applied {
             mode,
-            progress: Ok(Progress { first_sequence: 3, lag: 0 }),
+            is_changing: false,
+            progress: Ok(Progress { first_sequence: 3, lag: 0, handled: 0 }),
             stateful_set: Some(serde_json::from_value(set).unwrap()),
             pods,
             complaint: complaint.map(str::to_owned),
@@ -239,7 +248,7 @@ mod tests {
         let status = compute(&agent(), &outcome, Timestamp::UNIX_EPOCH);
         assert_eq!(ready(&status), ("False", "Suspended"));
         assert_eq!(status.last_error, None);
-        assert!(!outcome.is_changing_mode());
+        assert!(!outcome.is_on_its_way());
     }
 
     #[test]
@@ -249,6 +258,6 @@ mod tests {
         assert_eq!(ready(&status), ("True", "Pausing"));
         assert_eq!(conditions::find(&status.conditions, conditions::PAUSED).unwrap().status, "False");
         assert_eq!(status.last_error, None);
-        assert!(outcome.is_changing_mode());
+        assert!(outcome.is_on_its_way());
     }
 }

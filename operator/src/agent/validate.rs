@@ -177,6 +177,7 @@ mod tests {
             pods: Vec::new(),
             complaint: None,
             stateful_set: None,
+            settings: None,
             refusals: Vec::new(),
             has_store: false,
             store_secret: None,

@@ -17,6 +17,8 @@ const STREAM_NOT_FOUND: u64 = 10059;
 const CALL_MS: u64 = 60_000;
 /// In a consumer's metadata: the agent's first position, where the consumer itself begins earlier.
 const FIRST_SEQUENCE: &str = "rhizon.dev/first-sequence";
+/// How far an idle consumer is: nothing that the stream holds by now is for it. Less than any place that is not picked yet.
+const EVERYTHING: u64 = u64::MAX / 2;
 /// The broker compares each filter with each other: this many take it a third of a second, and twice as many a second.
 pub const MAX_FILTERS: usize = 2_048;
 
@@ -44,6 +46,8 @@ pub struct Progress {
     pub first_sequence: u64,
     /// Messages that were not acknowledged yet, delivered or not.
     pub lag: u64,
+    /// Everything up to this stream sequence is handled.
+    pub handled: u64,
 }
 
 /// What to do about the consumer.
@@ -56,7 +60,7 @@ pub enum Plan {
 
 /// The consumers of a sidecar with these settings: one for each shard.
 pub fn build(settings: &Sidecar) -> Vec<Consumer> {
-    settings.shards.iter().map(|shard| of_shard(settings, shard)).collect()
+    settings.shards.iter().map(|shard| of_shard(settings, shard, 0)).collect()
 }
 
 /// The consumers by which an agent reads its own journal in the broker.
@@ -77,9 +81,10 @@ fn of_journal(shard: &Shard) -> Option<Consumer> {
     Some(Consumer { stream: streams::JOURNAL.to_owned(), name: consumer.clone(), config })
 }
 
-fn of_shard(settings: &Sidecar, shard: &Shard) -> Consumer {
+/// The filters let through all that counts behind what is handled: what was unsubscribed from, until its last event is.
+fn of_shard(settings: &Sidecar, shard: &Shard, handled: u64) -> Consumer {
     let name = shard.consumer.name.clone();
-    let filters = filters(settings, shard);
+    let filters = filters(settings, shard, handled);
     let config = json!({
         "name": name,
         "durable_name": name,
@@ -96,13 +101,13 @@ fn of_shard(settings: &Sidecar, shard: &Shard) -> Consumer {
 
 /// How many filters each shard's consumer has.
 pub fn filters_of_a_shard(settings: &Sidecar) -> usize {
-    settings.shards.first().map_or(0, |shard| filters(settings, shard).len())
+    settings.shards.first().map_or(0, |shard| filters(settings, shard, 0).len())
 }
 
 /// A sole shard takes every partition; others name theirs.
-fn filters(settings: &Sidecar, shard: &Shard) -> Vec<String> {
+fn filters(settings: &Sidecar, shard: &Shard, handled: u64) -> Vec<String> {
     let Sidecar { kernel, shards, .. } = settings;
-    let all = subject::filters(&kernel.agent, &kernel.subscribes);
+    let all = subject::filters(&kernel.agent, &kernel.subscribes_behind(handled));
     let count = shards.len();
     if count == 1 {
         return all;
@@ -160,8 +165,29 @@ pub async fn ensure<F>(client: &Client, wanted: &Consumer, begin: F) -> Result<P
 where
     F: AsyncFnOnce() -> Result<Begin, Error>,
 {
+    let found = find(client, &wanted.stream, &wanted.name).await?;
+    write(client, wanted, found, begin).await
+}
+
+/// The same for a shard's consumer, whose filters depend on how far it is.
+pub async fn ensure_shard<F>(client: &Client, settings: &Sidecar, shard: &Shard, begin: F) -> Result<Progress, Error>
+where
+    F: AsyncFnOnce() -> Result<Begin, Error>,
+{
+    let found = find(client, &shard.consumer.stream, &shard.consumer.name).await?;
+    let handled = found.as_ref().map_or(0, |info| progress(info).handled);
+    write(client, &of_shard(settings, shard, handled), found, begin).await
+}
+
+async fn find(client: &Client, stream: &str, name: &str) -> Result<Option<Value>, Error> {
+    look(client, &format!("$JS.API.CONSUMER.INFO.{stream}.{name}"), NOT_FOUND).await
+}
+
+async fn write<F>(client: &Client, wanted: &Consumer, found: Option<Value>, begin: F) -> Result<Progress, Error>
+where
+    F: AsyncFnOnce() -> Result<Begin, Error>,
+{
     let Consumer { stream, name, .. } = wanted;
-    let found = look(client, &format!("$JS.API.CONSUMER.INFO.{stream}.{name}"), NOT_FOUND).await?;
     let begin = if found.is_some() { Begin::OLDEST } else { begin().await? };
     let (config, action) = match plan(wanted, begin, found.as_ref()) {
         Plan::Keep => return Ok(progress(found.as_ref().unwrap_or(&Value::Null))),
@@ -183,9 +209,11 @@ pub fn progress(info: &Value) -> Progress {
     let number = |value: &Value| value.as_u64().unwrap_or_default();
     let config = &info["config"];
     let told = config["metadata"][FIRST_SEQUENCE].as_str().and_then(|text| text.parse().ok());
+    let lag = number(&info["num_pending"]) + number(&info["num_ack_pending"]);
     Progress {
         first_sequence: told.unwrap_or_else(|| number(&config["opt_start_seq"])).max(1),
-        lag: number(&info["num_pending"]) + number(&info["num_ack_pending"]),
+        lag,
+        handled: if lag == 0 { EVERYTHING } else { number(&info["ack_floor"]["stream_seq"]) },
     }
 }
 

@@ -1,4 +1,5 @@
 //! An API server of a few lines: it keeps what is written to it, and notes every write.
+#![allow(dead_code, reason = "each test needs another part")]
 
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
@@ -17,6 +18,8 @@ struct State {
     /// Objects by path.
     objects: BTreeMap<String, Value>,
     writes: Vec<String>,
+    /// So many more writes are done; then nothing is, as after a crash.
+    left: Option<usize>,
 }
 
 impl ApiServer {
@@ -43,6 +46,20 @@ impl ApiServer {
         self.state().objects.get(path).cloned()
     }
 
+    pub(crate) fn remove(&self, path: &str) {
+        self.state().objects.remove(path);
+    }
+
+    /// The next writes are the last ones, until `repair`.
+    pub(crate) fn break_after(&self, writes: usize) {
+        self.state().left = Some(writes);
+    }
+
+    /// Whether it had to fail.
+    pub(crate) fn repair(&self) -> bool {
+        self.state().left.take() == Some(0)
+    }
+
     pub(crate) fn change(&self, path: &str, change: impl FnOnce(&mut Value)) {
         change(self.state().objects.get_mut(path).expect("an object"));
     }
@@ -63,6 +80,10 @@ impl ApiServer {
         let body: Value = serde_json::from_slice(&bytes).unwrap_or_default();
         let mut state = self.state();
         if parts.method != Method::GET {
+            if state.left == Some(0) {
+                return failed();
+            }
+            state.left = state.left.map(|left| left - 1);
             state.writes.push(format!("{} {path}", parts.method));
         }
         let (status, answer) = match parts.method {
@@ -140,6 +161,13 @@ fn merge(below: &mut Value, above: Value) {
         }
         (below, above) => *below = above,
     }
+}
+
+fn failed() -> Response<Body> {
+    let status =
+        json!({"apiVersion": "v1", "kind": "Status", "status": "Failure", "reason": "InternalError", "code": 500});
+    let body = Body::from(status.to_string().into_bytes());
+    Response::builder().status(StatusCode::INTERNAL_SERVER_ERROR).body(body).expect("a response")
 }
 
 fn missing(path: &str) -> (StatusCode, Value) {

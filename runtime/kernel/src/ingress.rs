@@ -65,6 +65,8 @@ pub enum Decision {
     Accept,
     /// The same event again: nothing happens, and nothing is journaled.
     Duplicate,
+    /// Not for the agent when it came: as if it had never been delivered, so its id is free too.
+    Ignore,
     Reject(Reason),
     /// The sender expected another version of the entity, or the event's id is another's.
     Conflict(Reason),
@@ -156,8 +158,23 @@ pub fn decode(config: &Config, raw_subject: &str, payload: &[u8]) -> Arrival {
     }
 }
 
-/// Decides. `known` is the digest under which this identity was journaled before.
-pub fn decide(config: &Config, head: &Head, known: Option<&Hash>, arrival: &Arrival) -> Decision {
+/// Whether the agent has nothing to do with what the stream holds there.
+pub fn is_ignored(config: &Config, stream: u64, arrival: &Arrival) -> bool {
+    if config.earlier.is_empty() {
+        return false;
+    }
+    match &arrival.body {
+        Body::Event { subject, .. } => config.is_out_of_place(stream, &subject.event_type),
+        Body::Malformed { .. } => Subject::parse(&arrival.raw_subject)
+            .is_ok_and(|subject| config.is_out_of_place(stream, &subject.event_type)),
+    }
+}
+
+/// Decides about the event with a place in the stream. `known` is the digest under which this identity was journaled before.
+pub fn decide(config: &Config, stream: u64, head: &Head, known: Option<&Hash>, arrival: &Arrival) -> Decision {
+    if is_ignored(config, stream, arrival) {
+        return Decision::Ignore;
+    }
     match known {
         Some(digest) if *digest == arrival.digest => return Decision::Duplicate,
         Some(_) => return Decision::Conflict(id_reused()),
@@ -167,7 +184,7 @@ pub fn decide(config: &Config, head: &Head, known: Option<&Hash>, arrival: &Arri
         Body::Malformed { reason, .. } => Decision::Reject(reason.clone()),
         Body::Event { subject, envelope, .. } => disagreement(config, subject, envelope)
             .or_else(|| control(subject, envelope))
-            .or_else(|| forbidden(config, envelope))
+            .or_else(|| forbidden(config, stream, envelope))
             .or_else(|| conflict(head, envelope))
             .unwrap_or(Decision::Accept),
     }
@@ -216,9 +233,10 @@ fn control(subject: &Subject, envelope: &Envelope) -> Option<Decision> {
 }
 
 /// Whether the agent's rules keep the event out.
-fn forbidden(config: &Config, envelope: &Envelope) -> Option<Decision> {
+fn forbidden(config: &Config, stream: u64, envelope: &Envelope) -> Option<Decision> {
     let event_type = envelope.event_type.as_str();
-    if !config.subscribes.iter().any(|p| p.matches(event_type)) {
+    let (subscribes, authorization) = config.at(stream);
+    if !subscribes.iter().any(|p| p.matches(event_type)) {
         return Some(reject("not_subscribed", format!("the agent does not subscribe to '{event_type}'")));
     }
     if envelope.depth > config.limits.depth {
@@ -226,7 +244,7 @@ fn forbidden(config: &Config, envelope: &Envelope) -> Option<Decision> {
             format!("{} causes are behind the event, and at most {} are allowed", envelope.depth, config.limits.depth);
         return Some(reject("too_deep", detail));
     }
-    let unmet = config.authorization.iter().find(|rule| {
+    let unmet = authorization.iter().find(|rule| {
         rule.event_type.matches(event_type) && !rule.roles.iter().any(|role| envelope.roles.contains(role))
     })?;
     Some(reject("unauthorized", format!("'{event_type}' needs one of the roles {}", unmet.roles.join(", "))))

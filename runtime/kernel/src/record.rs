@@ -42,6 +42,9 @@ pub struct Observed {
     pub epoch: u64,
     /// What answered: the agent's image digest.
     pub revision: String,
+    /// Hash of the config that was in force. Older journals lack it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<Hash>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -30,7 +30,7 @@ pub struct Mismatch {
 #[derive(Debug, Default)]
 pub struct Replay {
     tail: Tail,
-    config: Option<Config>,
+    config: Option<(Config, Hash)>,
     heads: BTreeMap<String, Head>,
     known: BTreeMap<Hash, Hash>,
     /// Identities that were refused to other contents before the first, which was waiting, was decided.
@@ -57,7 +57,12 @@ impl Replay {
         }
         match record.part {
             Part::Config(bytes) => self.push_config(sequence, bytes, record.hash)?,
-            Part::Decided(bytes) => self.push_decided(sequence, bytes, record.hash)?,
+            Part::Decided(bytes) => self.push_decided(sequence, observed.stream, bytes, record.hash)?,
+        }
+        if let (Some(named), Some((_, in_force))) = (observed.config, &self.config)
+            && named != *in_force
+        {
+            return Err(wrong("observed.config", in_force.to_string(), named.to_string()));
         }
         self.tail = Tail { sequence, link };
         Ok(())
@@ -72,11 +77,11 @@ impl Replay {
         }
         let config =
             serde_json::from_slice(bytes).map_err(|e| wrong("config", "an agent's config".into(), e.to_string()))?;
-        self.config = Some(config);
+        self.config = Some((config, hash));
         Ok(())
     }
 
-    fn push_decided(&mut self, sequence: u64, bytes: &[u8], hash: Hash) -> Result<(), Mismatch> {
+    fn push_decided(&mut self, sequence: u64, stream: u64, bytes: &[u8], hash: Hash) -> Result<(), Mismatch> {
         let wrong =
             |field: &str, expected: String, got: String| Mismatch { sequence, field: field.into(), expected, got };
         let decided = Decided::parse(bytes).map_err(|e| wrong(e.0, "a decision".into(), "other bytes".into()))?;
@@ -85,11 +90,11 @@ impl Replay {
         if computed != hash {
             return Err(wrong("hash", computed.to_string(), hash.to_string()));
         }
-        let config =
+        let (config, _) =
             self.config.as_ref().ok_or_else(|| wrong("config", "a config record first".into(), "none".into()))?;
         let arrival = arrival(config, &decided).map_err(|e| wrong("input", "an event".into(), e))?;
         let known = self.known.get(&arrival.key);
-        let decision = ingress::decide(config, &head, known, &arrival);
+        let decision = ingress::decide(config, stream, &head, known, &arrival);
         let cancelled = self.cancelled.contains(&arrival.key);
         let commit = decide_again(config, &head, &decision, cancelled, &arrival, &decided)
             .map_err(|(e, g)| wrong("outcome", e, g))?;
@@ -122,7 +127,7 @@ impl Replay {
     }
 
     pub fn config(&self) -> Option<&Config> {
-        self.config.as_ref()
+        self.config.as_ref().map(|(config, _)| config)
     }
 
     pub fn heads(&self) -> &BTreeMap<String, Head> {
@@ -164,6 +169,7 @@ fn decide_again(
     let reason = decided.reason.clone().unwrap_or_else(|| Reason::new("", ""));
     let by_agent = reason.code.starts_with(AGENT_REASONS);
     match (decision, got.as_str()) {
+        (Decision::Ignore, _) => Err(("no record: the type was added later, or removed before".into(), got)),
         // Also of an event that was waiting then, and is decided later: `push_decided` sees to it.
         (_, "conflict") if reason == ingress::id_reused() => {
             Ok(egress::settle(head, arrival, Outcome::Conflict, &reason))

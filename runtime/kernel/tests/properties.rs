@@ -22,7 +22,13 @@ fn config() -> Config {
         publishes: vec!["evt.thing.done".parse().unwrap()],
         authorization: vec![Rule { event_type: "cmd.thing.guarded".parse().unwrap(), roles: vec!["boss".into()] }],
         limits: Limits::default(),
+        from: 0,
+        earlier: Vec::new(),
     }
+}
+
+fn subscribing(event_type: &str) -> Config {
+    Config { subscribes: vec![event_type.parse().unwrap()], ..config() }
 }
 
 /// One event as it arrives, and what an agent will say to it.
@@ -96,18 +102,22 @@ struct Engine {
 impl Engine {
     fn start(config: &Config) -> Self {
         let mut engine = Self::default();
-        let line = engine.tail.append_config(config, &observed(1));
-        engine.journal.push(line);
+        engine.configure(config);
         engine
     }
 
-    fn feed(&mut self, config: &Config, input: &Input) {
+    fn configure(&mut self, config: &Config) {
+        let line = self.tail.append_config(config, &observed(config, self.tail.sequence + 1, 0));
+        self.journal.push(line);
+    }
+
+    fn feed(&mut self, config: &Config, stream: u64, input: &Input) {
         let arrival = ingress::decode(config, &input.subject, &input.payload);
         let head = self.heads.get(&arrival.entity).cloned().unwrap_or_default();
         let known = self.known.get(&arrival.key).copied();
         let by_agent = Reason::new("agent_said", "so");
-        let commit = match ingress::decide(config, &head, known.as_ref(), &arrival) {
-            Decision::Duplicate => return,
+        let commit = match ingress::decide(config, stream, &head, known.as_ref(), &arrival) {
+            Decision::Duplicate | Decision::Ignore => return,
             Decision::Reject(reason) => egress::settle(&head, &arrival, Outcome::Rejected, &reason),
             Decision::Conflict(reason) => egress::settle(&head, &arrival, Outcome::Conflict, &reason),
             Decision::Note(_) => egress::note(&head, &arrival),
@@ -119,7 +129,7 @@ impl Engine {
                 }
             }
         };
-        let line = self.tail.append_commit(&commit, &observed(self.tail.sequence + 1));
+        let line = self.tail.append_commit(&commit, &observed(config, self.tail.sequence + 1, stream));
         self.journal.push(line);
         self.known.entry(commit.key).or_insert(commit.digest);
         self.heads.insert(commit.entity, commit.head);
@@ -154,14 +164,15 @@ fn reaction(answer: &Answer) -> Result<Reaction, Outcome> {
     }
 }
 
-fn observed(sequence: u64) -> Observed {
+fn observed(config: &Config, sequence: u64, stream: u64) -> Observed {
     Observed {
         sequence,
-        stream: sequence,
+        stream,
         time: jiff::Timestamp::UNIX_EPOCH,
         attempts: 1,
         epoch: 1,
         revision: "test".into(),
+        config: Some(config.hash()),
         traceparent: None,
         tracestate: None,
     }
@@ -170,8 +181,26 @@ fn observed(sequence: u64) -> Observed {
 fn run(inputs: &[Input]) -> Engine {
     let config = config();
     let mut engine = Engine::start(&config);
-    for input in inputs {
-        engine.feed(&config, input);
+    for (stream, input) in (1..).zip(inputs) {
+        engine.feed(&config, stream, input);
+    }
+    engine
+}
+
+/// One process with the old rules up to some place, then one with the new ones, to which the broker still hands out both.
+fn run_with_a_change(inputs: &[Input], place: usize, restart: usize) -> Engine {
+    let old = subscribing("cmd.thing.do");
+    let new = subscribing("cmd.thing.guarded").following(&old, place as u64 + 1, 0);
+    let mut engine = Engine::start(&old);
+    for (index, input) in inputs.iter().enumerate() {
+        if index == restart {
+            engine.configure(&new);
+        }
+        let (config, is_handed_out) =
+            if index < restart { (&old, input.subject.ends_with("thing.do")) } else { (&new, true) };
+        if is_handed_out {
+            engine.feed(config, index as u64 + 1, input);
+        }
     }
     engine
 }
@@ -197,6 +226,30 @@ proptest! {
     }
 
     #[test]
+    fn a_change_counts_from_its_place_whenever_a_process_learns_of_it(
+        inputs in history(), place in any::<prop::sample::Index>(), restart in any::<prop::sample::Index>(),
+    ) {
+        let place = place.index(inputs.len() + 1);
+        let changed = run_with_a_change(&inputs, place, restart.index(place + 1));
+        prop_assert_eq!(replay(&changed.journal).unwrap().root(), changed.root());
+        prop_assert_eq!(changed.root(), run_with_a_change(&inputs, place, place).root());
+        let of_its_time = |(index, input): &(usize, &Input)| {
+            input.subject.ends_with(if *index < place { "thing.do" } else { "thing.guarded" })
+        };
+        let expected: Vec<Input> = inputs.iter().enumerate().filter(of_its_time).map(|(_, input)| input.clone()).collect();
+        prop_assert_eq!(changed.root(), run(&expected).root());
+    }
+
+    #[test]
+    fn a_record_that_names_another_config_is_found(inputs in history()) {
+        let mut engine = run(&inputs);
+        let other = observed(&subscribing("cmd.thing.do"), engine.tail.sequence + 1, 0);
+        engine.journal.push(engine.tail.append_config(&config(), &other));
+        let mismatch = replay(&engine.journal).unwrap_err();
+        prop_assert_eq!((mismatch.sequence, mismatch.field.as_str()), (other.sequence, "observed.config"));
+    }
+
+    #[test]
     fn the_same_inputs_give_the_same_bytes(inputs in history()) {
         prop_assert_eq!(run(&inputs).journal, run(&inputs).journal);
     }
@@ -207,7 +260,7 @@ proptest! {
         let (once, twice) = (run(&inputs), run(&twice));
         // What reuses an id with other content is refused each time it comes, and that is journaled each time.
         if !once.journal.iter().any(|line| String::from_utf8_lossy(line).contains("id_reused")) {
-            prop_assert_eq!(once.journal, twice.journal);
+            prop_assert_eq!((once.journal.len(), once.root()), (twice.journal.len(), twice.root()));
         }
         prop_assert_eq!(once.accepted, twice.accepted);
     }

@@ -81,6 +81,8 @@ struct Session<'a, B, S, A, C> {
     driver: &'a mut Driver<B, S, A, C>,
     epoch: u64,
     window: Window<'a>,
+    /// Hash of the config, for each record.
+    config: Option<Hash>,
     tail: Tail,
     position: u64,
     /// Pulled, while heads were being loaded for others.
@@ -122,6 +124,7 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
             driver,
             epoch: mark.epoch,
             window,
+            config: mark.config,
             tail: mark.tail,
             position,
             pulled: Vec::new(),

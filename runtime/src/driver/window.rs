@@ -137,7 +137,8 @@ impl<'a> Window<'a> {
     fn admit_one(&mut self, arrived: Arrived, stored: Option<Known>, now_ms: i64) {
         let Arrived { stream, payload, arrival, origin } = arrived;
         let known = self.known(&arrival, origin, stored);
-        if known.is_none() {
+        let ignored = ingress::is_ignored(&self.settings.config, place(stream, origin), &arrival);
+        if known.is_none() && (!ignored || planted::is(Fault::IgnoredTakesId)) {
             self.pending.insert(arrival.key, arrival.digest);
         }
         let charged = if let Some(Known::Tried(charged)) = stored { charged } else { 0 };
@@ -148,14 +149,16 @@ impl<'a> Window<'a> {
         let id = self.first + self.slots.len() as u64;
         let line = self.lines.entry(arrival.entity.clone()).or_insert_with(|| Line::new(Head::default(), 0));
         let waits = (origin == Origin::Stream && known != Some(arrival.digest))
-            .then(|| park::must_wait(&self.settings, line, known.as_ref(), &arrival, now_ms))
+            .then(|| park::must_wait(&self.settings, place(stream, origin), line, known.as_ref(), &arrival, now_ms))
             .flatten();
+        let waits = if ignored { Some(State::Skipped) } else { waits };
         let is_head = match &waits {
             Some(State::Parking { holds, .. }) => {
                 line.park(*holds);
                 false
             }
-            _ => line.join(id),
+            Some(_) => false,
+            None => line.join(id),
         };
         let (trace, alone, counted) = (context_of(&arrival), seen.is_some() || charged > 0, charged > attempts);
         let state = waits.unwrap_or(State::Waiting);
@@ -197,7 +200,9 @@ impl<'a> Window<'a> {
             let Some(index) = self.index(id) else { return };
             let slot = &mut self.slots[index];
             let Some(line) = self.lines.get_mut(&slot.arrival.entity) else { return };
-            let decision = ingress::decide(&self.settings.config, line.head(), slot.known.as_ref(), &slot.arrival);
+            let stream = place(slot.stream, slot.origin);
+            let decision =
+                ingress::decide(&self.settings.config, stream, line.head(), slot.known.as_ref(), &slot.arrival);
             let (outcome, reason) = match decision {
                 Decision::Accept if slot.is_cancelled() => (Outcome::Rejected, ingress::cancelled()),
                 Decision::Accept if slot.attempts < self.settings.retry.attempts => {
@@ -208,7 +213,7 @@ impl<'a> Window<'a> {
                     let seen = self.tries.seen(&slot.arrival.key).and_then(|seen| seen.reason.clone());
                     (Outcome::DeadLettered, seen.unwrap_or_else(gone))
                 }
-                Decision::Duplicate => {
+                Decision::Duplicate | Decision::Ignore => {
                     slot.state = State::Skipped;
                     slot.release(line);
                     next = line.advance(None);
@@ -252,6 +257,12 @@ impl<'a> Window<'a> {
         let index = usize::try_from(id.checked_sub(self.first)?).ok()?;
         (index < self.slots.len()).then_some(index)
     }
+}
+
+/// Where in the stream an event is judged: where it came, however long it waited.
+fn place(stream: u64, origin: Origin) -> u64 {
+    let lost = planted::is(Fault::PlaceIgnored) || (origin != Origin::Stream && planted::is(Fault::PlaceOfParkedLost));
+    if lost { u64::MAX } else { stream }
 }
 
 /// The words are the same whatever the connection said, since they are decided on.

@@ -162,13 +162,15 @@ mod tests {
             publishes: vec![],
             authorization: vec![],
             limits: Limits::default(),
+            from: 0,
+            earlier: Vec::new(),
         }
     }
 
     fn decide(message: &Outgoing) -> Decision {
         let arrival = ingress::decode(&config(), &message.subject, &message.payload);
         assert_eq!(arrival.key, message.key);
-        ingress::decide(&config(), &Head { version: 3, ..Head::default() }, None, &arrival)
+        ingress::decide(&config(), 1, &Head { version: 3, ..Head::default() }, None, &arrival)
     }
 
     #[test]

@@ -44,6 +44,7 @@ impl Mark {
             attempts: 0,
             epoch: self.epoch,
             revision: revision.to_owned(),
+            config: Some(hash),
             traceparent: None,
             tracestate: None,
         };

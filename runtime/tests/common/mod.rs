@@ -18,6 +18,8 @@ pub(crate) fn config(agent: &str, subscribes: &str, publishes: &[&str]) -> Confi
         publishes: publishes.iter().map(|t| t.parse().unwrap()).collect(),
         authorization: vec![],
         limits: Limits::default(),
+        from: 0,
+        earlier: Vec::new(),
     }
 }
 

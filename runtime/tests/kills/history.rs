@@ -87,8 +87,8 @@ fn outputs_are_there_once(records: &[Record<'_>], stored: &[Stored]) {
             }
         }
     }
-    let publisher = format!("ev.agent-{AGENT}.");
-    let outputs = stored.iter().filter(|message| message.subject.starts_with(&publisher));
+    let publisher = format!(".agent-{AGENT}");
+    let outputs = stored.iter().filter(|message| message.subject.ends_with(&publisher));
     let ids: Vec<String> = outputs.map(|message| Envelope::parse(&message.payload, &limits).unwrap().id).collect();
     let (waited, sent): (Vec<String>, Vec<String>) = ids.into_iter().partition(|id| later.contains(id));
     assert_eq!(sent.len(), at_once.len(), "outputs on the stream");

@@ -195,6 +195,8 @@ fn config() -> Config {
         publishes: vec!["evt.order.counted".parse().unwrap()],
         authorization: vec![],
         limits: Limits::default(),
+        from: 0,
+        earlier: vec![],
     }
 }
 

@@ -40,6 +40,8 @@ pub(crate) fn config() -> Config {
         publishes: vec!["evt.a.b".parse().unwrap()],
         authorization: vec![],
         limits: Limits::default(),
+        from: 0,
+        earlier: Vec::new(),
     }
 }
 
@@ -104,6 +106,7 @@ pub(crate) fn observed(sequence: u64, epoch: u64) -> Observed {
         attempts: 1,
         epoch,
         revision: "test".into(),
+        config: None,
         traceparent: None,
         tracestate: None,
     }

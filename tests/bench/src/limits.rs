@@ -29,6 +29,8 @@ fn config() -> anyhow::Result<Config> {
         publishes: vec!["evt.bench.done".parse()?],
         authorization: vec![],
         limits: Limits::default(),
+        from: 0,
+        earlier: vec![],
     })
 }
 
@@ -122,6 +124,7 @@ fn journal(case: Case, count: usize) -> anyhow::Result<Vec<Vec<u8>>> {
         attempts: 1,
         epoch: 1,
         revision: "bench".into(),
+        config: Some(config.hash()),
         traceparent: None,
         tracestate: None,
     };

@@ -121,6 +121,8 @@ impl Rig {
                 publishes: vec![DONE.parse()?],
                 authorization: vec![],
                 limits: Limits::default(),
+                from: 0,
+                earlier: vec![],
             },
             ordering: Ordering::Stream,
             concurrency: self.case.batch,

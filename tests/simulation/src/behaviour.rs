@@ -70,9 +70,12 @@ pub(crate) fn react(plan: &Plan, asked: &Asked<'_>) -> Reaction {
         "seed": asked.seed,
         "version": asked.version,
     });
-    let event_type = match mood {
-        Mood::Wrong => Some("evt.job.forged"),
-        _ => [Some("evt.job.taken"), Some("evt.job.sorted"), None][asked.agent],
+    let is_aside = draw(plan, asked.agent, asked.key, 3).is_multiple_of(4);
+    let event_type = match (mood, asked.agent) {
+        (Mood::Wrong, _) => Some("evt.job.forged"),
+        (_, 0) => Some(if is_aside { "evt.job.aside" } else { "evt.job.taken" }),
+        (_, 1) => Some("evt.job.sorted"),
+        _ => None,
     };
     let fan = [1, 1, 0, 2, 1, 3, 1, 0][usize::try_from(draw(plan, asked.agent, asked.key, 2) % 8).unwrap_or(0)];
     let count = if mood == Mood::Wrong { 1 } else { fan };

@@ -6,13 +6,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures::channel::mpsc;
+use rhizon_kernel::TypePattern;
 use rhizon_kernel::chain::Hash;
-use rhizon_kernel::subject::Subject;
+use rhizon_kernel::subject::{GATEWAY, Subject};
 use rhizon_runtime::bus::sequence::Delivery;
 use rhizon_runtime::bus::{Ack, Outgoing};
+use rhizon_runtime::planted::{self, Fault};
 
-use crate::plan::AGENTS;
-use crate::world::{NAMES, World};
+use crate::plan::{SECOND_SHARD, Unit};
+use crate::world::{NAMES, World, agent_of};
 
 /// A pull waits at the broker for so long.
 const PULL_EXPIRES_US: u64 = 20_000_000;
@@ -50,7 +52,7 @@ pub(crate) struct Broker {
 struct State {
     /// Events, and dead letters.
     streams: [Stream; 2],
-    consumers: [Consumer; AGENTS],
+    consumers: Vec<Consumer>,
     full_until_us: u64,
 }
 
@@ -60,8 +62,8 @@ struct Stream {
     ids: BTreeMap<Hash, (u64, u64)>,
 }
 
-#[derive(Default)]
 struct Consumer {
+    filter: Filter,
     /// Index in the log of the next message to look at.
     next: usize,
     sequence: u64,
@@ -87,7 +89,14 @@ pub(crate) enum Refusal {
 
 impl Broker {
     pub(crate) fn new(world: World) -> Self {
-        Self { world, state: Arc::default() }
+        let consumer = |unit| {
+            let filter = Filter::of_consumer(&world, unit, world.config(agent_of(unit)).subscribes);
+            let (waiting, unacknowledged) = (VecDeque::new(), BTreeMap::new());
+            Consumer { filter, next: 0, sequence: 0, floor: 0, waiting, unacknowledged }
+        };
+        let consumers = world.plan.units().map(consumer).collect();
+        let state = State { consumers, ..State::default() };
+        Self { world, state: Arc::new(Mutex::new(state)) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -98,8 +107,8 @@ impl Broker {
     pub(crate) async fn tick(self) {
         loop {
             self.world.sim.sleep_us(TICK_US).await;
-            for agent in 0..AGENTS {
-                self.pump(agent);
+            for unit in self.world.plan.units() {
+                self.pump(unit);
             }
         }
     }
@@ -112,8 +121,25 @@ impl Broker {
         self.state().streams[1].log.clone()
     }
 
-    pub(crate) fn floor(&self, agent: usize) -> u64 {
-        self.state().consumers[agent].floor
+    pub(crate) fn floor(&self, unit: Unit) -> u64 {
+        self.state().consumers[unit].floor
+    }
+
+    /// The sequence of the last event.
+    pub(crate) fn last(&self) -> u64 {
+        self.state().streams[0].log.len() as u64
+    }
+
+    /// Up to where everything that its filter lets through is acknowledged.
+    pub(crate) fn handled(&self, unit: Unit) -> u64 {
+        let state = self.state();
+        let (consumer, log) = (&state.consumers[unit], &state.streams[0].log);
+        let behind = log.iter().skip(consumer.next).any(|message| consumer.filter.lets_through(&message.subject));
+        if behind || !consumer.unacknowledged.is_empty() { consumer.floor } else { log.len() as u64 }
+    }
+
+    pub(crate) fn filter(&self, unit: Unit, types: Vec<TypePattern>) {
+        self.state().consumers[unit].filter = Filter::of_consumer(&self.world, unit, types);
     }
 
     pub(crate) fn fill(&self, until_us: u64) {
@@ -141,15 +167,15 @@ impl Broker {
         let acks = messages.iter().map(|message| stream.push(message, now_us)).collect();
         drop(state);
         self.world.progressed();
-        (0..AGENTS).for_each(|agent| self.pump(agent));
+        self.world.plan.units().for_each(|unit| self.pump(unit));
         Ok(acks)
     }
 
     /// As a consumer's INFO and RESET: where it was, and it begins anew behind `position` unless it is further.
-    pub(crate) fn reset(&self, agent: usize, position: u64) -> u64 {
+    pub(crate) fn reset(&self, unit: Unit, position: u64) -> u64 {
         self.world.progressed();
         let mut state = self.state();
-        let consumer = &mut state.consumers[agent];
+        let consumer = &mut state.consumers[unit];
         let floor = consumer.floor;
         if floor <= position {
             consumer.next = usize::try_from(position).unwrap_or(usize::MAX);
@@ -160,27 +186,27 @@ impl Broker {
         floor
     }
 
-    pub(crate) fn pull(&self, agent: usize, inbox: Inbox, max: usize) {
+    pub(crate) fn pull(&self, unit: Unit, inbox: Inbox, max: usize) {
         let now_us = self.world.sim.now_us();
         let pull = Pull { inbox, left: max, expires_us: now_us + PULL_EXPIRES_US, arrives_us: now_us };
-        self.state().consumers[agent].waiting.push_back(pull);
-        self.pump(agent);
+        self.state().consumers[unit].waiting.push_back(pull);
+        self.pump(unit);
     }
 
     /// Acknowledges a message and all before it.
-    pub(crate) fn acknowledge(&self, agent: usize, sequence: u64) {
+    pub(crate) fn acknowledge(&self, unit: Unit, sequence: u64) {
         let mut state = self.state();
-        let consumer = &mut state.consumers[agent];
+        let consumer = &mut state.consumers[unit];
         consumer.floor = consumer.floor.max(sequence);
         consumer.unacknowledged.retain(|other, _| *other > sequence);
     }
 
     /// Hands out what it can to those who wait, in turns.
-    fn pump(&self, agent: usize) {
+    fn pump(&self, unit: Unit) {
         let now_us = self.world.sim.now_us();
         let mut state = self.state();
         let State { streams: [events, _], consumers, .. } = &mut *state;
-        let consumer = &mut consumers[agent];
+        let consumer = &mut consumers[unit];
         consumer.expire(now_us);
         while let Some(mut pull) = consumer.waiting.pop_front() {
             // The broker learns late that nobody listens any more; what it hands out until then is lost.
@@ -189,7 +215,7 @@ impl Broker {
             }
             let due_us = now_us + self.world.plan.ack_wait_us;
             let again = self.world.strikes("delivered again", |rates| rates.delivered_again);
-            let Some(delivery) = consumer.next_delivery(&events.log, agent, now_us, due_us, again) else {
+            let Some(delivery) = consumer.next_delivery(&events.log, now_us, due_us, again) else {
                 consumer.waiting.push_front(pull);
                 return;
             };
@@ -244,14 +270,7 @@ impl Consumer {
         });
     }
 
-    fn next_delivery(
-        &mut self,
-        log: &[Stored],
-        agent: usize,
-        now_us: u64,
-        due_us: u64,
-        again: bool,
-    ) -> Option<Delivery> {
+    fn next_delivery(&mut self, log: &[Stored], now_us: u64, due_us: u64, again: bool) -> Option<Delivery> {
         let mut waited = self.unacknowledged.iter_mut().filter(|(_, (due, _))| again || *due <= now_us);
         if let Some((&stream, (due, delivered))) = waited.next() {
             *due = due_us;
@@ -261,7 +280,7 @@ impl Consumer {
         }
         while let Some(message) = log.get(self.next) {
             self.next += 1;
-            if is_for(agent, &message.subject) {
+            if self.filter.lets_through(&message.subject) {
                 let stream = self.next as u64;
                 self.sequence += 1;
                 self.unacknowledged.insert(stream, (due_us, 1));
@@ -272,13 +291,33 @@ impl Consumer {
     }
 }
 
-/// The consumer's filter: the agent's type, for all or for this agent.
-pub(crate) fn is_for(agent: usize, subject: &str) -> bool {
-    let Ok(subject) = Subject::parse(subject) else { return false };
-    let of_type = match agent {
-        0 => subject.event_type.starts_with("cmd.job."),
-        1 => subject.event_type == "evt.job.taken",
-        _ => subject.event_type == "evt.job.sorted",
-    };
-    of_type && subject.target.as_deref().is_none_or(|target| target == NAMES[agent])
+/// A consumer's filter, as the operator makes it: types, for all or for this agent, in the unit's partitions, and control.
+pub(crate) struct Filter {
+    agent: usize,
+    types: Vec<TypePattern>,
+    /// Of two shards, which.
+    shard: Option<u8>,
+}
+
+impl Filter {
+    pub(crate) fn new(world: &World, unit: Unit, types: Vec<TypePattern>) -> Self {
+        let agent = agent_of(unit);
+        let shard = (world.plan.is_sharded && agent == 0).then_some(u8::from(unit == SECOND_SHARD));
+        Self { agent, types, shard }
+    }
+
+    /// As somebody set it up.
+    fn of_consumer(world: &World, unit: Unit, types: Vec<TypePattern>) -> Self {
+        let filter = Self::new(world, unit, types);
+        let overlaps = unit != SECOND_SHARD && planted::is(Fault::ShardsOverlap);
+        Self { shard: filter.shard.filter(|_| !overlaps), ..filter }
+    }
+
+    pub(crate) fn lets_through(&self, subject: &str) -> bool {
+        let Ok(subject) = Subject::parse(subject) else { return false };
+        let is_control = subject.is_control() && subject.publisher == GATEWAY && subject.target.is_some();
+        let is_wanted = is_control || self.types.iter().any(|pattern| pattern.matches(&subject.event_type));
+        let is_for_us = subject.target.as_deref().is_none_or(|target| target == NAMES[self.agent]);
+        is_wanted && is_for_us && self.shard.is_none_or(|shard| subject.partition % 2 == shard)
+    }
 }

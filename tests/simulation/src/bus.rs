@@ -11,6 +11,7 @@ use tokio::sync::Mutex;
 
 use crate::broker::{Broker, Inbox, Raw, Refusal};
 use crate::ledger::Ledger;
+use crate::plan::Unit;
 use crate::world::World;
 
 /// A request without an answer is given up after this.
@@ -23,8 +24,8 @@ const SILENCE_US: u64 = 25_000_000;
 pub(crate) struct SimBus {
     world: World,
     broker: Broker,
-    /// Which agent's this is, and what it has committed; clients have neither.
-    owner: Option<(usize, Ledger)>,
+    /// Whose this is, and what it has committed; clients have neither.
+    owner: Option<(Unit, Ledger)>,
     feed: Arc<Mutex<Option<Feed>>>,
 }
 
@@ -41,7 +42,7 @@ fn silent(doing: &'static str) -> BusError {
 }
 
 impl SimBus {
-    pub(crate) fn new(world: World, broker: Broker, owner: Option<(usize, Ledger)>) -> Self {
+    pub(crate) fn new(world: World, broker: Broker, owner: Option<(Unit, Ledger)>) -> Self {
         Self { world, broker, owner, feed: Arc::default() }
     }
 
@@ -127,7 +128,7 @@ impl Publisher for SimBus {
 
 impl EventBus for SimBus {
     async fn attach(&self, position: u64) -> Result<Attached> {
-        let Some((agent, _)) = self.owner else { return Ok(Attached::default()) };
+        let Some((unit, _)) = self.owner else { return Ok(Attached::default()) };
         let mut feed = self.feed.lock().await;
         *feed = None;
         let world = &self.world;
@@ -136,26 +137,26 @@ impl EventBus for SimBus {
         }
         let broker = self.broker.clone();
         let (before_us, after_us) = (world.latency_us(), world.latency_us());
-        let floor = world.sim.remote(before_us, move || broker.reset(agent, position), after_us).await;
+        let floor = world.sim.remote(before_us, move || broker.reset(unit, position), after_us).await;
         if world.strikes("attach unsure", |rates| rates.attach_failed) {
             return Err(silent("reset the consumer"));
         }
         let (address, inbox) = mpsc::unbounded();
         *feed = Some(Feed { address, inbox, outstanding: 0, sequence: Sequence::behind(position) });
-        world.sim.note("attached", agent as u64, position);
+        world.sim.note("attached", unit as u64, position);
         Ok(Attached { floor })
     }
 
     async fn pull(&self, max: usize) -> Result<Vec<Message>> {
         let mut feed = self.feed.lock().await;
-        let (Some(feed), Some((agent, _))) = (feed.as_mut(), &self.owner) else {
+        let (Some(feed), Some((unit, _))) = (feed.as_mut(), &self.owner) else {
             return Err(BusError::Gap("no consumer is attached".into()));
         };
-        feed.pull(&self.world, &self.broker, *agent, max).await
+        feed.pull(&self.world, &self.broker, *unit, max).await
     }
 
     async fn settled(&self, position: u64) {
-        let Some((agent, ledger)) = self.owner.clone() else { return };
+        let Some((unit, ledger)) = self.owner.clone() else { return };
         if self.world.strikes("ack lost", |rates| rates.ack_lost) {
             return;
         }
@@ -164,18 +165,18 @@ impl EventBus for SimBus {
         self.world.sim.spawn(async move {
             travel.await;
             ledger.acknowledges(position);
-            broker.acknowledge(agent, position);
+            broker.acknowledge(unit, position);
         });
     }
 }
 
 impl Feed {
-    async fn pull(&mut self, world: &World, broker: &Broker, agent: usize, max: usize) -> Result<Vec<Message>> {
+    async fn pull(&mut self, world: &World, broker: &Broker, unit: Unit, max: usize) -> Result<Vec<Message>> {
         let mut taken = Vec::new();
         loop {
             if self.outstanding == 0 {
                 self.outstanding = max;
-                self.ask(world, broker, agent, max);
+                self.ask(world, broker, unit, max);
             }
             if world.strikes("reconnected", |rates| rates.reconnected) {
                 return Err(BusError::Gap("the connection to the broker was made anew".into()));
@@ -196,7 +197,7 @@ impl Feed {
         }
     }
 
-    fn ask(&self, world: &World, broker: &Broker, agent: usize, max: usize) {
+    fn ask(&self, world: &World, broker: &Broker, unit: Unit, max: usize) {
         if world.strikes("pull lost", |rates| rates.pull_lost) {
             return;
         }
@@ -204,7 +205,7 @@ impl Feed {
         let travel = world.sim.sleep_us(world.latency_us());
         world.sim.spawn(async move {
             travel.await;
-            broker.pull(agent, inbox, max);
+            broker.pull(unit, inbox, max);
         });
     }
 

@@ -10,11 +10,13 @@ use rhizon_kernel::{Envelope, Limits};
 use rhizon_runtime::bus::Outgoing;
 use rhizon_runtime::store::Batch;
 
-use crate::world::{NAMES, World};
+use crate::plan::Unit;
+use crate::world::{NAMES, World, agent_of};
 
 #[derive(Clone)]
 pub(crate) struct Ledger {
     world: World,
+    unit: Unit,
     pub agent: usize,
     state: Arc<Mutex<State>>,
 }
@@ -27,11 +29,13 @@ struct State {
     position: u64,
     tried: BTreeMap<Hash, u32>,
     settled: BTreeSet<Hash>,
+    /// Whether a process of it was ended, or had another one beside it.
+    disturbed: bool,
 }
 
 impl Ledger {
-    pub(crate) fn new(world: World, agent: usize) -> Self {
-        Self { world, agent, state: Arc::default() }
+    pub(crate) fn new(world: World, unit: Unit) -> Self {
+        Self { world, unit, agent: agent_of(unit), state: Arc::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -55,8 +59,8 @@ impl Ledger {
         if position < before {
             self.world.violated(format!("the store of {} went back from {before} to {position}", NAMES[self.agent]));
         }
-        self.world.sim.note("appended", self.agent as u64, batch.tail.sequence);
-        self.world.sim.note("position", self.agent as u64, position);
+        self.world.sim.note("appended", self.unit as u64, batch.tail.sequence);
+        self.world.sim.note("position", self.unit as u64, position);
         self.world.progressed();
     }
 
@@ -79,7 +83,7 @@ impl Ledger {
 
     pub(crate) fn tried(&self, key: Hash, attempts: u32) {
         self.state().tried.insert(key, attempts);
-        self.world.sim.note("tried", self.agent as u64, u64::from(attempts));
+        self.world.sim.note("tried", self.unit as u64, u64::from(attempts));
         self.world.progressed();
     }
 
@@ -93,6 +97,19 @@ impl Ledger {
 
     pub(crate) fn is_tried(&self, key: &str) -> bool {
         Hash::from_hex(key.as_bytes()).is_some_and(|key| self.state().tried.contains_key(&key))
+    }
+
+    pub(crate) fn disturb(&self) {
+        self.state().disturbed = true;
+    }
+
+    pub(crate) fn is_disturbed(&self) -> bool {
+        self.state().disturbed
+    }
+
+    /// Whether the journal says that it must be published.
+    pub(crate) fn owes(&self, key: &Hash) -> bool {
+        self.state().owed.contains(key)
     }
 
     /// Everything that was made durable, in order.

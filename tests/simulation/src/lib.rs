@@ -19,6 +19,7 @@ mod clients;
 mod director;
 mod executor;
 mod ledger;
+mod letters;
 mod model;
 mod oracle;
 mod plan;
@@ -91,7 +92,8 @@ fn perform(world: &World) -> Result<(), String> {
     world.sim.spawn(stage.broker.clone().tick());
     let letters = world.sim.rng(|rng| clients::letters(&world.plan, rng));
     let bus = bus::SimBus::new(world.clone(), stage.broker.clone(), None);
-    let sent = spawn_until_done(world, clients::send(world.clone(), bus, letters));
+    let sent = spawn_until_done(world, clients::send(world.clone(), bus.clone(), letters));
+    let dealt = spawn_until_done(world, letters::deal(world.clone(), stage.broker.clone(), bus));
     let directed = spawn_until_done(world, Director::new(stage.clone()).direct());
     let end =
         executor.run_until(|| directed.load(Relaxed) || world.violation().is_some() || world.sim.now_us() > LIMIT_US);
@@ -101,7 +103,7 @@ fn perform(world: &World) -> Result<(), String> {
     if end == End::Spinning {
         return Err("somebody works without end and gets nowhere".into());
     }
-    if !(directed.load(Relaxed) && sent.load(Relaxed)) {
+    if ![&directed, &sent, &dealt].iter().all(|done| done.load(Relaxed)) {
         return Err("it does not come to rest".into());
     }
     oracle::check(world, &stage.broker, &stage.stores)?;

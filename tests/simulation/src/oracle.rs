@@ -3,38 +3,45 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use rhizon_kernel::chain::Hash;
+use rhizon_kernel::egress::Output;
 use rhizon_kernel::ingress;
 use rhizon_kernel::record::{Decided, Line, Part};
 use rhizon_kernel::replay::Replay;
-use rhizon_kernel::subject::Subject;
+use rhizon_kernel::subject::{GATEWAY, Subject};
 use rhizon_runtime::driver::Ordering;
 use rhizon_runtime::store::{EventStore as _, Row};
 
 use crate::behaviour::{self, Mood};
-use crate::broker::{Broker, Stored, is_for};
+use crate::broker::{Broker, Filter, Stored};
 use crate::executor::wall_clock;
 use crate::ledger::owed;
+use crate::letters;
 use crate::model::{Event, Model};
-use crate::plan::AGENTS;
+use crate::plan::{AGENTS, Unit};
 use crate::store::{SimStore, now};
 use crate::timers;
-use crate::world::{NAMES, World};
+use crate::world::{NAMES, World, agent_of};
 
 type Checked<T = ()> = Result<T, String>;
 
 /// Checks everything; an error says which agent broke which promise, and where.
 pub(crate) fn check(world: &World, broker: &Broker, stores: &[SimStore]) -> Checked {
     let (log, dead) = (broker.log(), broker.dead_letters());
-    for (agent, store) in stores.iter().enumerate() {
-        let promise = |e: String| format!("{}: {e}", NAMES[agent]);
+    for (unit, store) in stores.iter().enumerate() {
+        let agent = agent_of(unit);
+        let promise = |e: String| format!("{} ({unit}): {e}", NAMES[agent]);
         let rows = now(store.inside().journal(0, usize::MAX)).map_err(|e| promise(e.to_string()))?;
         replays(store, &rows).map_err(promise)?;
-        let commits = agrees_with_the_model(world, agent, &log, &rows).map_err(promise)?;
-        publishes_what_it_owes(agent, &rows, &log, &dead).map_err(promise)?;
-        charges_nobody_for_others(world, agent, &rows).map_err(promise)?;
-        world.sim.note("root", agent as u64, commits);
+        let commits = agrees_with_the_model(world, unit, &log, &rows).map_err(promise)?;
+        publishes_what_it_owes(world, store, &rows, &log, &dead).map_err(promise)?;
+        knows_its_dead_letters(store, &rows).map_err(promise)?;
+        charges_nobody_for_others(world, store, &rows).map_err(promise)?;
+        world.sim.note("root", unit as u64, commits);
     }
-    if world.plan.timers == 0 && world.plan.agents.iter().all(|driving| driving.ordering == Ordering::Stream) {
+    if world.plan.timers == 0
+        && !world.plan.is_sharded
+        && world.plan.agents.iter().all(|driving| driving.ordering == Ordering::Stream)
+    {
         the_chain_agrees_with_the_model(world, &log, stores)?;
     }
     Ok(())
@@ -65,11 +72,12 @@ fn decided(rows: &[Row]) -> Vec<&[u8]> {
 }
 
 /// Every event of the stream has one effect, in the order of its entity, and the root is the model's.
-fn agrees_with_the_model(world: &World, agent: usize, log: &[Stored], rows: &[Row]) -> Checked<u64> {
-    let mut model = Model::default();
-    let turns = timers::in_turn(world, agent, log, rows, &mut model)?;
+fn agrees_with_the_model(world: &World, unit: Unit, log: &[Stored], rows: &[Row]) -> Checked<u64> {
+    let (agent, mut model) = (agent_of(unit), Model::default());
+    let config = world.config(agent);
+    let turns = timers::in_turn(world, unit, log, rows, &mut model)?;
     for event in turns.values().flatten() {
-        model.push(&world.plan, &world.configs[agent], agent, event);
+        model.push(&world.plan, &config, agent, event);
     }
     let mut want: BTreeMap<&str, Vec<&[u8]>> = BTreeMap::new();
     for commit in &model.commits {
@@ -89,19 +97,27 @@ fn agrees_with_the_model(world: &World, agent: usize, log: &[Stored], rows: &[Ro
     Ok(model.commits.len() as u64)
 }
 
-/// As long as no process died, an event that its agent handles at once was tried once, whatever its neighbours did. With a
+/// A dead letter is open until somebody's command about it is decided.
+fn knows_its_dead_letters(store: &SimStore, rows: &[Row]) -> Checked {
+    let kept = now(store.inside().dead_letters(0, usize::MAX)).map_err(|e| e.to_string())?;
+    let (kept, open) = (letters::open(decided(&kept).into_iter())?, letters::open(decided(rows).into_iter())?);
+    if kept == open { Ok(()) } else { Err(format!("the dead letters {open:?} are open, and the store says {kept:?}")) }
+}
+
+/// As long as no process of its died, an event that its agent handles at once was tried once, whatever its neighbours did. With a
 /// process dies what it knew of tries that were under way.
-fn charges_nobody_for_others(world: &World, agent: usize, rows: &[Row]) -> Checked {
-    let counts = world.counts();
-    if ["crash", "fuse", "second instance", "stop"].iter().any(|fault| counts.contains_key(fault)) {
+fn charges_nobody_for_others(world: &World, store: &SimStore, rows: &[Row]) -> Checked {
+    if store.ledger.is_disturbed() {
         return Ok(());
     }
+    let agent = store.ledger.agent;
+    let config = world.config(agent);
     for row in rows {
         let line = Line::parse(&row.line).map_err(|e| e.to_string())?;
         let Part::Decided(bytes) = line.part else { continue };
         let decided = Decided::parse(bytes).map_err(|e| e.to_string())?;
         let Some(input) = decided.input else { continue };
-        let arrival = ingress::decode(&world.configs[agent], &decided.subject, input.get().as_bytes());
+        let arrival = ingress::decode(&config, &decided.subject, input.get().as_bytes());
         let mood = behaviour::mood(&world.plan, agent, &arrival.key.to_string());
         let attempts = line.observed().map_err(|e| e.to_string())?.attempts;
         if matches!(mood, Mood::Works | Mood::Deletes | Mood::Refused) && attempts > 1 {
@@ -112,10 +128,16 @@ fn charges_nobody_for_others(world: &World, agent: usize, rows: &[Row]) -> Check
 }
 
 /// Its outputs are on the stream once each, repetitions under the same key apart, in the order of the journal.
-fn publishes_what_it_owes(agent: usize, rows: &[Row], log: &[Stored], dead: &[Stored]) -> Checked {
+fn publishes_what_it_owes(world: &World, store: &SimStore, rows: &[Row], log: &[Stored], dead: &[Stored]) -> Checked {
+    let agent = store.ledger.agent;
     let publisher = format!("agent-{}", NAMES[agent]);
-    let is_its = |message: &&Stored| Subject::parse(&message.subject).is_ok_and(|s| s.publisher == publisher);
-    let is_its_letter = |message: &&Stored| message.subject.starts_with(&format!("dead.{}.", NAMES[agent]));
+    // What one shard publishes and does not owe, no shard does: the ledger has seen to that.
+    let of_share = |message: &&Stored| agent > 0 || !world.plan.is_sharded || store.ledger.owes(&message.key);
+    let is_its = |message: &&Stored| {
+        of_share(message) && Subject::parse(&message.subject).is_ok_and(|s| s.publisher == publisher)
+    };
+    let is_its_letter =
+        |message: &&Stored| of_share(message) && message.subject.starts_with(&format!("dead.{}.", NAMES[agent]));
     let (mut want, mut want_letters, mut want_later) = (Vec::new(), Vec::new(), BTreeSet::new());
     for row in rows {
         let mut keys = owed(agent, &row.line).ok_or("a record's outputs can't be read")?;
@@ -150,14 +172,26 @@ fn is_not_early(message: &Stored) -> Checked {
 
 /// With one upstream each and the stream's order kept, the whole chain is a function of what clients sent.
 fn the_chain_agrees_with_the_model(world: &World, log: &[Stored], stores: &[SimStore]) -> Checked {
-    let mut feed: Vec<(String, Vec<u8>)> =
-        log.iter().filter(|m| is_for(0, &m.subject)).map(|m| (m.subject.clone(), m.payload.to_vec())).collect();
+    // A copy of a message may come long after it, when other rules are in force.
+    let mut places: BTreeMap<Hash, Vec<u64>> = BTreeMap::new();
+    for (stream, message) in (1..).zip(log) {
+        places.entry(message.key).or_default().push(stream);
+    }
+    let is_of_agent = |subject: &str| Subject::parse(subject).is_ok_and(|subject| subject.publisher != GATEWAY);
+    let mut fed: Vec<(u64, String, Vec<u8>)> = Vec::new();
     for agent in 0..AGENTS {
-        let mut model = Model::default();
-        for (subject, payload) in &feed {
-            let arrival = ingress::decode(&world.configs[agent], subject, payload);
-            let known = model.claim(&arrival);
-            model.push(&world.plan, &world.configs[agent], agent, &Event { arrival, known, taken_back: false });
+        let (config, mut model) = (world.config(agent), Model::default());
+        let filter = Filter::new(world, agent, config.subscribes_behind(0));
+        let clients = (1..).zip(log).filter(|(_, message)| !is_of_agent(&message.subject));
+        fed.extend(clients.map(|(stream, message)| (stream, message.subject.clone(), message.payload.to_vec())));
+        fed.sort();
+        for (stream, subject, payload) in fed.iter().filter(|(_, subject, _)| filter.lets_through(subject)) {
+            let arrival = ingress::decode(&config, subject, payload);
+            if !ingress::is_ignored(&config, *stream, &arrival) {
+                let known = model.claim(&arrival);
+                let event = Event { stream: *stream, arrival, known, taken_back: false };
+                model.push(&world.plan, &config, agent, &event);
+            }
         }
         let rows = now(stores[agent].inside().journal(0, usize::MAX)).map_err(|e| e.to_string())?;
         let mut replay = Replay::default();
@@ -171,7 +205,12 @@ fn the_chain_agrees_with_the_model(world: &World, log: &[Stored], stores: &[SimS
             ));
         }
         let outputs = model.commits.iter().flat_map(|commit| &commit.outputs);
-        feed = outputs.map(|output| (output.subject.clone(), output.envelope.to_json())).collect();
+        let on_stream = |output: &Output| {
+            let places = places.get(&output.key).cloned().unwrap_or_default();
+            let (subject, payload) = (output.subject.clone(), output.envelope.to_json());
+            places.into_iter().map(move |stream| (stream, subject.clone(), payload.clone()))
+        };
+        fed = outputs.flat_map(on_stream).collect();
     }
     Ok(())
 }

@@ -8,6 +8,12 @@ use crate::rng::Rng;
 /// Agents in a chain: the first takes clients' commands, each other one what the one before it tells.
 pub(crate) const AGENTS: usize = 3;
 
+/// An agent's share of the entities, with a store and a consumer of its own. The first ones are the agents' first shards.
+pub(crate) type Unit = usize;
+
+/// The second shard of the first agent, in seeds where it has one.
+pub(crate) const SECOND_SHARD: Unit = AGENTS;
+
 /// How often, of a thousand times, each thing goes wrong.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Rates {
@@ -35,6 +41,9 @@ pub(crate) struct Rates {
     pub disk_full: u32,
     pub stream_full: u32,
     pub stop: u32,
+    pub shard_moved: u32,
+    /// Of a thousand dead letters.
+    pub dealt_with: u32,
 }
 
 /// How many of a thousand events bring their agent to what.
@@ -81,12 +90,20 @@ pub(crate) struct Plan {
     /// Up to so many messages go one by one, more as one atomic batch.
     pub few: usize,
     /// Whether a store is rolled back at the end, and whose.
-    pub roll_back: Option<usize>,
+    pub roll_back: Option<Unit>,
+    /// Whether the first agent has two shards.
+    pub is_sharded: bool,
+    /// When what which agent takes changes.
+    pub changes: Vec<(u64, usize)>,
     /// What the agents' answers depend on besides the event.
     pub salt: u64,
 }
 
 impl Plan {
+    pub(crate) fn units(&self) -> std::ops::Range<Unit> {
+        0..AGENTS + usize::from(self.is_sharded)
+    }
+
     pub(crate) fn draw(rng: &mut Rng) -> Self {
         let first = if rng.permille(500) { Ordering::Entity } else { Ordering::Stream };
         let orderings = [first, Ordering::Stream, Ordering::Stream];
@@ -104,9 +121,19 @@ impl Plan {
             duplicate_window_us: if rng.permille(250) { 500_000 } else { 120_000_000 },
             few: rng.index(6) + 1,
             roll_back: rng.permille(250).then(|| rng.index(AGENTS)),
+            is_sharded: rng.permille(300),
+            changes: changes(rng, trouble_us),
             salt: rng.next(),
         }
     }
+}
+
+/// None in half of the seeds, else up to three.
+fn changes(rng: &mut Rng, trouble_us: u64) -> Vec<(u64, usize)> {
+    let count = if rng.permille(500) { 0 } else { rng.between(1, 3) };
+    let mut changes: Vec<_> = (0..count).map(|_| (rng.below(trouble_us), rng.index(AGENTS))).collect();
+    changes.sort_unstable();
+    changes
 }
 
 /// A fault is absent from most seeds, rare in some and frequent in a few.
@@ -121,6 +148,15 @@ fn rate(rng: &mut Rng, most: u64) -> u32 {
 
 impl Rates {
     fn draw(rng: &mut Rng) -> Self {
+        let rates = Self::of_everything(rng);
+        // What a process must not forget as long as it lives, only one that lives long shows.
+        if rng.permille(250) {
+            return Self { crash: 0, fuse: 0, second_instance: 0, stop: 0, shard_moved: 0, ..rates };
+        }
+        rates
+    }
+
+    fn of_everything(rng: &mut Rng) -> Self {
         Self {
             slow: rate(rng, 60),
             store_refused: rate(rng, 120),
@@ -142,6 +178,8 @@ impl Rates {
             disk_full: rate(rng, 60),
             stream_full: rate(rng, 60),
             stop: rate(rng, 60),
+            shard_moved: rate(rng, 60),
+            dealt_with: rate(rng, 1000),
         }
     }
 }

@@ -9,6 +9,7 @@ use rhizon_runtime::store::memory::MemoryStore;
 use rhizon_runtime::store::{Batch, Counts, Due, EventStore, Fate, Loaded, Mark, Result, Row, StoreError};
 
 use crate::ledger::Ledger;
+use crate::plan::Unit;
 use crate::world::World;
 
 #[derive(Clone)]
@@ -20,8 +21,8 @@ pub(crate) struct SimStore {
 }
 
 impl SimStore {
-    pub(crate) fn new(world: World, agent: usize) -> Self {
-        let ledger = Ledger::new(world.clone(), agent);
+    pub(crate) fn new(world: World, unit: Unit) -> Self {
+        let ledger = Ledger::new(world.clone(), unit);
         Self { world, inner: MemoryStore::default(), ledger, full_until_us: Arc::default() }
     }
 

@@ -7,9 +7,10 @@ use rhizon_kernel::ingress::{self, Arrival, Body, CANCELLED};
 use rhizon_kernel::record::{Decided, Line, Observed, Part};
 use rhizon_runtime::store::Row;
 
-use crate::broker::{Stored, is_for};
+use crate::broker::{Filter, Stored};
 use crate::model::{Event, Model};
-use crate::world::World;
+use crate::plan::Unit;
+use crate::world::{World, agent_of};
 
 /// What the journal says of the event with a place in the stream.
 struct Told {
@@ -20,10 +21,10 @@ struct Told {
     taken_back: bool,
 }
 
-/// The events of an agent by entity, each in its turn.
+/// The events of an agent's share by entity, each in its turn.
 pub(crate) fn in_turn(
     world: &World,
-    agent: usize,
+    unit: Unit,
     log: &[Stored],
     rows: &[Row],
     model: &mut Model,
@@ -31,8 +32,13 @@ pub(crate) fn in_turn(
     let told = told(rows)?;
     let mut turns: BTreeMap<String, Vec<Event>> = BTreeMap::new();
     let mut timers: Vec<(usize, Event)> = Vec::new();
-    for (stream, message) in (1..).zip(log).filter(|(_, message)| is_for(agent, &message.subject)) {
-        let arrival = ingress::decode(&world.configs[agent], &message.subject, &message.payload);
+    let config = world.config(agent_of(unit));
+    let filter = Filter::new(world, unit, config.subscribes_behind(0));
+    for (stream, message) in (1..).zip(log).filter(|(_, message)| filter.lets_through(&message.subject)) {
+        let arrival = ingress::decode(&config, &message.subject, &message.payload);
+        if ingress::is_ignored(&config, stream, &arrival) {
+            continue;
+        }
         let known = model.claim(&arrival);
         let told = told.get(&stream);
         let taken_back = told.is_some_and(|told| told.taken_back);
@@ -40,11 +46,16 @@ pub(crate) fn in_turn(
             Some(due_ms) => {
                 fired_in_time(due_ms, stream, told)?;
                 let number = told.map_or(usize::MAX, |told| told.number);
-                timers.push((number, Event { arrival, known, taken_back }));
+                timers.push((number, Event { stream, arrival, known, taken_back }));
             }
             None if known == Some(arrival.digest) => {}
             None => {
-                turns.entry(arrival.entity.clone()).or_default().push(Event { arrival, known, taken_back: false });
+                turns.entry(arrival.entity.clone()).or_default().push(Event {
+                    stream,
+                    arrival,
+                    known,
+                    taken_back: false,
+                });
             }
         }
     }

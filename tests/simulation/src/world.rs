@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rhizon_kernel::Config;
+use rhizon_kernel::{Config, Limits, Rule, TypePattern};
 
 use crate::executor::Sim;
-use crate::plan::{AGENTS, Plan, Rates};
+use crate::plan::{AGENTS, Plan, Rates, SECOND_SHARD, Unit};
 
 /// Nothing in a run takes longer than this without anything else happening.
 pub(crate) const QUIET_US: u64 = 100_000_000;
@@ -15,7 +15,6 @@ pub(crate) const QUIET_US: u64 = 100_000_000;
 pub(crate) struct World {
     pub sim: Sim,
     pub plan: Arc<Plan>,
-    pub configs: Arc<Vec<Config>>,
     state: Arc<Mutex<State>>,
 }
 
@@ -25,16 +24,27 @@ struct State {
     progress_us: u64,
     violations: Vec<String>,
     counts: BTreeMap<&'static str, u64>,
+    /// What each agent lives under, as the operator wrote it last.
+    configs: Vec<Config>,
 }
 
 impl World {
     pub(crate) fn new(sim: Sim, plan: Plan) -> Self {
         let configs = (0..AGENTS).map(config).collect();
-        Self { sim, plan: Arc::new(plan), configs: Arc::new(configs), state: Arc::default() }
+        let state = State { configs, ..State::default() };
+        Self { sim, plan: Arc::new(plan), state: Arc::new(Mutex::new(state)) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn config(&self, agent: usize) -> Config {
+        self.state().configs[agent].clone()
+    }
+
+    pub(crate) fn configure(&self, agent: usize, config: Config) {
+        self.state().configs[agent] = config;
     }
 
     /// Whether a fault happens now. None does once the world is calm.
@@ -101,16 +111,42 @@ impl World {
 
 pub(crate) const NAMES: [&str; AGENTS] = ["intake", "middle", "last"];
 
+/// Whose share a unit is.
+pub(crate) fn agent_of(unit: Unit) -> usize {
+    if unit == SECOND_SHARD { 0 } else { unit }
+}
+
 fn config(agent: usize) -> Config {
-    let subscribes = ["cmd.job.*", "evt.job.taken", "evt.job.sorted"][agent];
-    let publishes = [Some("evt.job.taken"), Some("evt.job.sorted"), None][agent];
-    let rules = serde_json::json!([{ "type": "cmd.job.close", "roles": ["clerk"] }]);
-    let config = serde_json::json!({
-        "workspace": "sim",
-        "agent": NAMES[agent],
-        "subscribes": [subscribes],
-        "publishes": publishes.into_iter().collect::<Vec<_>>(),
-        "authorization": if agent == 0 { rules } else { serde_json::json!([]) },
-    });
-    serde_json::from_value(config).expect("the config is as config.rs describes it")
+    let publishes = [vec!["evt.job.taken", "evt.job.aside"], vec!["evt.job.sorted"], vec![]];
+    let (subscribes, authorization) = rules(agent, 0);
+    Config {
+        workspace: "sim".into(),
+        agent: NAMES[agent].into(),
+        subscribes,
+        publishes: publishes[agent].iter().map(|text| text.parse().expect("it is a type")).collect(),
+        authorization,
+        limits: Limits::default(),
+        from: 0,
+        earlier: Vec::new(),
+    }
+}
+
+/// What an agent takes after so many changes, and from whom: types come, go and come back.
+pub(crate) fn rules(agent: usize, changes: usize) -> (Vec<TypePattern>, Vec<Rule>) {
+    let (types, clerks): (&[&str], &str) = match (agent, changes % 3) {
+        (0, 0) => (&["cmd.job.open", "cmd.job.close"], "cmd.job.close"),
+        (0, 1) => (&["cmd.job.open", "cmd.job.audit"], "cmd.job.open"),
+        (0, _) => (&["cmd.job.*"], "cmd.job.audit"),
+        (1, 0) => (&["evt.job.taken"], ""),
+        (1, 1) => (&["evt.job.taken", "evt.job.aside"], "evt.job.taken"),
+        (1, _) => (&["evt.job.aside"], ""),
+        (_, 0) => (&["evt.job.sorted"], ""),
+        (_, _) => (&["evt.job.sorted"], "evt.job.*"),
+    };
+    let pattern = |text: &str| text.parse().expect("it is a type");
+    let rule = |text: &str| Rule { event_type: pattern(text), roles: vec!["clerk".into()] };
+    (
+        types.iter().copied().map(pattern).collect(),
+        Some(clerks).filter(|text| !text.is_empty()).map(rule).into_iter().collect(),
+    )
 }

@@ -6,6 +6,7 @@
 use super::{Frame, digest};
 use crate::{agent::store::Database, cluster::Manifest, pod, settings::Settings};
 use rhizon_api::{
+    RhizonAgentSpec,
     agent::{OperatingMode, StoreKind},
     container::{Container, EnvVar, Probe, Resources},
     labels,
@@ -18,7 +19,18 @@ const SETTINGS_DIGEST: &str = "rhizon.dev/settings-digest";
 /// In an annotation, the version of the Secret that the sidecar reads at its start.
 const STORE_SECRET_VERSION: &str = "rhizon.dev/store-secret-version";
 
-pub fn build(frame: &Frame<'_>, settings_json: &str, database: Option<&Database>, settings: &Settings) -> Manifest {
+/// How many pods an agent is to have.
+pub fn replicas(spec: &RhizonAgentSpec) -> i32 {
+    if spec.operating_mode == OperatingMode::Suspended { 0 } else { spec.replicas }
+}
+
+pub fn build(
+    frame: &Frame<'_>,
+    replicas: i32,
+    settings_json: &str,
+    database: Option<&Database>,
+    settings: &Settings,
+) -> Manifest {
     let spec = &frame.agent.spec;
     let selector = json!({labels::AGENT: frame.name, labels::COMPONENT: "agent"});
     let pod_labels = json!({
@@ -31,7 +43,6 @@ pub fn build(frame: &Frame<'_>, settings_json: &str, database: Option<&Database>
     if let Some(database) = database {
         annotations[STORE_SECRET_VERSION] = json!(database.version);
     }
-    let replicas = if spec.operating_mode == OperatingMode::Suspended { 0 } else { spec.replicas };
     frame.finish(Manifest::new(json!({
         "apiVersion": "apps/v1",
         "kind": "StatefulSet",
@@ -211,7 +222,7 @@ mod tests {
         let place = Place::Anywhere;
         let database = Database { secret: "db".to_owned(), version: "7".to_owned(), place, port: 5432 };
         let database = (agent.spec.store.kind == StoreKind::Postgres).then_some(&database);
-        build(&frame, "{}", database, &Flags::parse_from(["test"]).settings).value().clone()
+        build(&frame, replicas(&agent.spec), "{}", database, &Flags::parse_from(["test"]).settings).value().clone()
     }
 
     fn with_store(store: &Value) -> Value {

@@ -185,6 +185,7 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
                 attempts: event.attempts,
                 epoch: self.epoch,
                 revision: settings.revision.clone(),
+                config: self.config,
                 traceparent: event.trace.traceparent,
                 tracestate: event.trace.tracestate,
             };

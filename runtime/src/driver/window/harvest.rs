@@ -29,7 +29,8 @@ impl Window<'_> {
                     open = true;
                 }
                 State::Skipped => {
-                    harvest.duplicates += 1;
+                    harvest.skipped += 1;
+                    harvest.duplicates += usize::from(slot.is_repeated());
                     harvest.unpark(slot);
                     slot.state = State::Taken;
                 }
@@ -57,7 +58,7 @@ impl Window<'_> {
                 State::Decided(_) => harvest.take(id, slot),
             }
         }
-        if harvest.settled.is_empty() && harvest.duplicates == 0 && harvest.waits.is_empty() {
+        if harvest.settled.is_empty() && harvest.skipped == 0 && harvest.waits.is_empty() {
             return None;
         }
         while self.slots.front().is_some_and(|slot| matches!(slot.state, State::Taken)) {
@@ -101,6 +102,7 @@ impl Harvest {
     fn take(&mut self, id: SlotId, slot: &mut Slot) {
         let State::Decided(commit) = std::mem::replace(&mut slot.state, State::Taken) else { return };
         match slot.control {
+            Some(Control::Redrive(_) | Control::Drop(_)) if planted::is(Fault::DeadLetterStaysOpen) => {}
             Some(Control::Redrive(key) | Control::Drop(key)) => self.waits.resolve.push(key),
             Some(Control::Cancel(key)) => self.waits.cancel.push(key),
             None => {}

@@ -13,6 +13,7 @@ use crate::store::Parked;
 /// How an event that has just arrived must wait in the store, if it must.
 pub(super) fn must_wait(
     settings: &Settings,
+    stream: u64,
     line: &Line,
     known: Option<&Hash>,
     arrival: &Arrival,
@@ -22,7 +23,7 @@ pub(super) fn must_wait(
         && let Some(due_ms) = envelope.deliverat.map(jiff::Timestamp::as_millisecond).filter(|due_ms| *due_ms > now_ms)
         // Another version may be the one that is expected by then.
         && matches!(
-            ingress::decide(&settings.config, line.head(), known, arrival),
+            ingress::decide(&settings.config, stream, line.head(), known, arrival),
             Decision::Accept | Decision::Conflict(_)
         )
         && known.is_none()

@@ -149,6 +149,8 @@ pub(in super::super) struct Settled {
 #[derive(Debug, Default)]
 pub(in super::super) struct Harvest {
     pub settled: Vec<Settled>,
+    /// Taken off the stream without a record, duplicates among them.
+    pub(super) skipped: usize,
     pub duplicates: usize,
     /// Of what is decided.
     pub(super) bytes: usize,

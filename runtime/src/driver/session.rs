@@ -19,7 +19,7 @@ use crate::agent::{Agent, Answer, CallError};
 use crate::bus::{self, Ack, BusError, EventBus, Message, Outgoing};
 use crate::clock::Clock;
 use crate::planted::{self, Fault};
-use crate::store::{self, Due, EventStore, Loaded, Mark, StoreError};
+use crate::store::{self, Batch, Due, EventStore, Loaded, Mark, StoreError};
 use crate::telemetry::Span;
 
 pub(super) enum Ended {
@@ -85,6 +85,9 @@ struct Session<'a, B, S, A, C> {
     config: Option<Hash>,
     tail: Tail,
     position: u64,
+    /// What is to be appended next, and the journal's end as it then will be.
+    next: Option<(Batch, Append)>,
+    built: Tail,
     /// Pulled, while heads were being loaded for others.
     pulled: Vec<Message>,
     outbox: VecDeque<Pending>,
@@ -127,6 +130,8 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
             config: mark.config,
             tail: mark.tail,
             position,
+            next: None,
+            built: mark.tail,
             pulled: Vec::new(),
             outbox: VecDeque::new(),
             next_due_ms,
@@ -313,7 +318,7 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
         self.busy.appending
             || self.busy.publishing
             || self.busy.firing
-            || (!self.outbox.is_empty() && self.interrupted.is_none())
+            || ((!self.outbox.is_empty() || self.next.is_some()) && self.interrupted.is_none())
     }
 
     fn demand(&self) -> Demand {

@@ -1,6 +1,7 @@
 //! Makes the events by which people steer a sidecar: the command itself, and the event that a dead letter becomes when it
 //! is sent again. Functions of their arguments: the same command is the same message again, and has one effect.
 
+use rhizon_api::settings::Agent;
 use rhizon_kernel::chain::Hash;
 use rhizon_kernel::identity::{control_id, correlation_id, dedup_key, redrive_id};
 use rhizon_kernel::ingress::Control;
@@ -96,6 +97,11 @@ impl DeadLetter {
     /// The new event: what the old one said, for the agent that gave it up, caused by the old one and by the caller. It
     /// keeps the roles under which the old one was let in, and what its sender expected of the entity.
     pub(super) fn again(&self, agent: &str, by: &By, rules: &Rules) -> Result<Again, Problem> {
+        let subscribes = |to: &Agent| to.subscribes.iter().any(|own| own.matches(self.event.event_type.as_str()));
+        if !rules.agents.iter().any(|one| one.name == agent && subscribes(one)) {
+            let detail = format!("agent '{agent}' no longer subscribes to '{}'; drop it", self.event.event_type);
+            return Err(Problem::conflict("not_redrivable", detail));
+        }
         let mut event = self.event.clone();
         event.causationid = Some(std::mem::replace(&mut event.id, redrive_id(&self.key, agent)));
         event.source = format!("{REDRIVE_SOURCE}{agent}");
@@ -176,7 +182,9 @@ mod tests {
     #[test]
     fn the_kernel_takes_both_messages_of_a_redrive() {
         let (limits, trace) = (Limits::default(), TraceContext::default());
-        let rules = Rules { workspace: "w", agents: &[], limits: &limits };
+        let subscribes = config().subscribes;
+        let agents = [Agent { name: "permits".into(), subscribes, shards: 1 }];
+        let rules = Rules { workspace: "w", agents: &agents, limits: &limits };
         let by = By { actor: "boss", roles: &["head".to_owned()], trace: &trace };
         let key = dedup_key(GATEWAY, "/logs/a", "7");
         let dead = DeadLetter::read(&record(&format!(r#""input":{DEAD}"#)), key).unwrap();
@@ -191,6 +199,9 @@ mod tests {
         );
         assert_eq!(String::from_utf8(again.message.payload.to_vec()).unwrap(), expected);
         assert_eq!(dead.again("permits", &by, &rules).unwrap(), again);
+
+        let elsewhere = dead.again("ledger", &by, &rules).unwrap_err();
+        assert_eq!((elsewhere.status.as_u16(), elsewhere.code), (409, "not_redrivable"), "nobody would get it");
     }
 
     #[test]

@@ -100,7 +100,7 @@ async fn run(agent: &Agent, store: Store, place: Place) {
 async fn all(store: Store) {
     let agent = Agent::start().await;
     let runs = places(store).into_iter().map(|place| run(&agent, store, place));
-    stream::iter(runs).buffer_unordered(3).collect::<Vec<()>>().await;
+    stream::iter(runs).buffer_unordered(6).collect::<Vec<()>>().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -187,7 +187,7 @@ impl Rates {
 impl Moods {
     fn draw(rng: &mut Rng) -> Self {
         Self {
-            kills: rate(rng, 80),
+            kills: rate(rng, 160),
             hangs: rate(rng, 40),
             hangs_once: rate(rng, 60),
             fails: rate(rng, 80),

@@ -137,11 +137,11 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
     }
 
     fn start_append(&mut self) {
+        self.build_next();
         if self.busy.appending || self.outbox.len() >= self.driver.settings.bounds.outbox_messages {
             return;
         }
-        let Some(harvest) = self.window.harvest(self.driver.settings.batch_events) else { return };
-        let (batch, mut append) = self.build_append(harvest);
+        let Some((batch, mut append)) = self.next.take() else { return };
         if planted::is(Fault::PublishBeforeCommit) {
             self.outbox.extend(append.messages.drain(..));
         }
@@ -157,11 +157,20 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
         }));
     }
 
+    /// While a batch is on its way to the store the next one is made, once it is whole.
+    fn build_next(&mut self) {
+        let max = self.driver.settings.batch_events;
+        if self.next.is_some() || (self.busy.appending && !self.window.has_decided(max)) {
+            return;
+        }
+        self.next = self.window.harvest(max).map(|harvest| self.build_append(harvest));
+    }
+
     fn build_append(&mut self, harvest: Harvest) -> (Batch, Append) {
         let Harvest { settled, duplicates, mut waits, parked, position, .. } = harvest;
         self.driver.metrics.duplicates(duplicates);
         let (settings, time) = (&self.driver.settings, self.driver.clock.now());
-        let mut tail = self.tail;
+        let (after, mut tail) = (self.built.sequence, self.built);
         let mut entries = Vec::with_capacity(settled.len());
         let published = self.published;
         let mut append = Append {
@@ -204,7 +213,7 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
         append.saved.extend(parked);
         append.due_ms = first_due(&waits);
         append.tail = tail;
-        let after = self.tail.sequence;
+        self.built = tail;
         let batch = Batch { epoch: self.epoch, after, entries, tail, position, published, config: None, waits };
         (batch, append)
     }

@@ -13,6 +13,12 @@ use crate::planted::{self, Fault};
 const BATCH_BYTES: usize = 1 << 20;
 
 impl Window<'_> {
+    /// Whether so many at the front need nothing more.
+    pub(in super::super) fn has_decided(&self, count: usize) -> bool {
+        let is_open = |slot: &Slot| matches!(slot.state, State::Waiting | State::Calling | State::Backoff);
+        self.slots.iter().take(count).filter(|slot| !is_open(slot)).count() == count
+    }
+
     /// Takes what can be appended now: with `Stream` the decided front, with `Entity` all that is decided, but for what
     /// was decided by an event before it that is still open, and what comes after that in its line.
     pub(in super::super) fn harvest(&mut self, max: usize) -> Option<Harvest> {

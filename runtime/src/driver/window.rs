@@ -25,6 +25,9 @@ pub(super) use slot::{Arrived, Harvest, Origin, Saved, SlotId, Taken};
 use slot::{Slot, State, context_of};
 pub(super) use tries::Tries;
 
+/// Nothing is taken in when the window holds as many bytes of events: each is there in several forms on its way.
+const ROOM_BYTES: usize = 2 << 20;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ordering {
     /// Commits keep the order of the stream.
@@ -53,6 +56,8 @@ impl Retry {
 pub(super) struct Window<'a> {
     settings: Arc<Settings>,
     slots: VecDeque<Slot>,
+    /// Of the slots' messages.
+    bytes: usize,
     first: SlotId,
     lines: HashMap<String, Line>,
     /// Slots at the head of their line that wait for the agent, in stream order.
@@ -75,6 +80,7 @@ impl<'a> Window<'a> {
         Self {
             settings,
             slots: VecDeque::new(),
+            bytes: 0,
             first: 0,
             lines: HashMap::new(),
             ready: BTreeSet::new(),
@@ -90,7 +96,7 @@ impl<'a> Window<'a> {
     }
 
     pub(super) fn has_room(&self) -> bool {
-        self.slots.len() < 2 * self.settings.batch_events
+        self.slots.len() < 2 * self.settings.batch_events && self.bytes < ROOM_BYTES
     }
 
     pub(super) fn calling(&self) -> usize {
@@ -163,6 +169,7 @@ impl<'a> Window<'a> {
         let (trace, alone, counted) = (context_of(&arrival), seen.is_some() || charged > 0, charged > attempts);
         let state = waits.unwrap_or(State::Waiting);
         let control = None;
+        self.bytes += payload.len();
         self.slots.push_back(Slot {
             arrival,
             stream,

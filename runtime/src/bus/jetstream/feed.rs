@@ -13,7 +13,8 @@ use super::super::sequence::{Delivery, Sequence};
 use super::super::{BusError, Message, Result};
 use super::PULL_EXPIRES;
 
-const PULL_BYTES: usize = 8 << 20;
+/// More than the largest event has.
+const PULL_BYTES: usize = 2 << 20;
 /// How long a pull waits for the next message that the broker has said to have.
 const GATHER: Duration = Duration::from_millis(5);
 

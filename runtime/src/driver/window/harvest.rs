@@ -70,6 +70,7 @@ impl Window<'_> {
         while self.slots.front().is_some_and(|slot| matches!(slot.state, State::Taken)) {
             let slot = self.slots.pop_front()?;
             self.first += 1;
+            self.bytes -= slot.payload.len();
             // What was parked has a place of long ago, or ahead of others that were not settled before a crash.
             if slot.origin == Origin::Stream || planted::is(Fault::PositionOfParked) {
                 self.position = slot.stream;

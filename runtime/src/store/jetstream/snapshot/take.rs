@@ -126,8 +126,8 @@ impl<'a> Taking<'a> {
                 }
             }
             after = until;
-            // Half of a processor at most: the agent's work comes first.
-            tokio::time::sleep(begun.elapsed()).await;
+            // An eighth of a processor at most: the agent's work comes first.
+            tokio::time::sleep(7 * begun.elapsed()).await;
         }
         if let Some(rest) = gathered.rest() {
             chunks.push(self.slots.put(rest).await?);

@@ -13,8 +13,9 @@ use super::super::sequence::{Delivery, Sequence};
 use super::super::{BusError, Message, Result};
 use super::PULL_EXPIRES;
 
-/// More than the largest event has.
+/// What a pull may bring, and one for a message that is larger than that: more than the broker's largest.
 const PULL_BYTES: usize = 2 << 20;
+const LARGE_PULL_BYTES: usize = 16 << 20;
 /// How long a pull waits for the next message that the broker has said to have.
 const GATHER: Duration = Duration::from_millis(5);
 
@@ -24,6 +25,9 @@ pub(super) struct Feed {
     next_subject: String,
     /// Messages that the pull under way may still bring.
     outstanding: usize,
+    /// How many messages the pull under way was to bring, and how many bytes the next one may.
+    asked: usize,
+    pull_bytes: usize,
     /// Messages that the broker had for us behind the last one.
     pending: u64,
     sequence: Sequence,
@@ -46,6 +50,8 @@ impl Feed {
             inbox_subject,
             next_subject,
             outstanding: 0,
+            asked: 0,
+            pull_bytes: PULL_BYTES,
             pending: 0,
             sequence: Sequence::behind(position),
             generation,
@@ -85,8 +91,9 @@ impl Feed {
     }
 
     async fn ask(&mut self, connection: &Connection, max: usize) -> Result<()> {
+        let bytes = std::mem::replace(&mut self.pull_bytes, PULL_BYTES);
         let request = format!(
-            "{{\"batch\":{max},\"max_bytes\":{PULL_BYTES},\"expires\":{},\"idle_heartbeat\":{}}}",
+            "{{\"batch\":{max},\"max_bytes\":{bytes},\"expires\":{},\"idle_heartbeat\":{}}}",
             PULL_EXPIRES.as_nanos(),
             (PULL_EXPIRES / 4).as_nanos(),
         );
@@ -96,7 +103,7 @@ impl Feed {
             .publish_with_reply(self.next_subject.clone(), reply, Bytes::from(request))
             .await
             .map_err(|e| BusError::Unreachable { doing: "pull", cause: e.to_string() })?;
-        self.outstanding = max;
+        (self.outstanding, self.asked) = (max, max);
         Ok(())
     }
 
@@ -150,7 +157,11 @@ impl Feed {
                 Err(BusError::Refused { doing: "pull", code: 409, detail: description.to_owned() })
             }
             409 => {
-                self.outstanding = 0; // The pull's bytes are used up, or the server goes down.
+                // The pull's bytes are used up, by nothing if the next message is larger; or the server goes down.
+                if self.outstanding == self.asked {
+                    self.pull_bytes = LARGE_PULL_BYTES;
+                }
+                self.outstanding = 0;
                 Ok(())
             }
             503 => Err(BusError::Unreachable { doing: "pull", cause: "no responders".into() }),

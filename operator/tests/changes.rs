@@ -14,12 +14,7 @@ const SETTINGS: &str = "/api/v1/namespaces/permits/configmaps/agent-ledger";
 
 /// An agent that runs, and the operator's way to the workspace's streams.
 async fn running() -> (World, Client) {
-    let mut world = World::new().await;
-    world.workspace().await;
-    world.agent().await;
-    world.make_pods_ready();
-    world.workspace().await;
-    world.agent().await;
+    let world = World::running().await;
     let keys = workspace::read_keys("permits", &world.context).await.unwrap().unwrap();
     let data = world.context.pool.client(&keys.data).await.unwrap();
     (world, data)

@@ -30,12 +30,7 @@ async fn a_workspace_and_an_agent_come_about_and_then_nothing_is_written() {
 
 #[tokio::test]
 async fn drift_is_repaired_and_only_that() {
-    let mut world = World::new().await;
-    world.workspace().await;
-    world.agent().await;
-    world.make_pods_ready();
-    world.workspace().await;
-    world.agent().await;
+    let mut world = World::running().await;
     world.server.change(STATEFUL_SET, |set| set["spec"]["replicas"] = json!(5));
     assert_eq!(world.agent().await, [format!("PATCH {STATEFUL_SET}")]);
     assert_eq!(world.server.get(STATEFUL_SET).unwrap()["spec"]["replicas"], 1);

@@ -39,7 +39,7 @@ struct World {
 }
 
 fn free_address() -> String {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+    format!("127.0.0.1:{}", nats::free_port())
 }
 
 fn encode(bytes: impl AsRef<[u8]>) -> String {

@@ -153,7 +153,10 @@ impl Drop for Server {
 }
 
 /// A port that nobody had a moment ago.
-pub(crate) fn free_port() -> u16 {
+///
+/// # Panics
+/// When no port can be bound.
+pub fn free_port() -> u16 {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("binding a loopback port");
     listener.local_addr().expect("the bound address").port()
 }

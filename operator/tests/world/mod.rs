@@ -52,6 +52,17 @@ pub(crate) struct World {
 }
 
 impl World {
+    /// With a workspace and an agent that run.
+    pub(crate) async fn running() -> Self {
+        let mut world = Self::new().await;
+        world.workspace().await;
+        world.agent().await;
+        world.make_pods_ready();
+        world.workspace().await;
+        world.agent().await;
+        world
+    }
+
     pub(crate) async fn new() -> Self {
         let broker = Broker::start("elsewhere").await;
         let (server, client) = ApiServer::start();

@@ -23,10 +23,7 @@ pub(crate) fn of_commit(config: &Config, commit: Commit, observed: &Observed) ->
     let mut outputs = Outputs::default();
     let dead = (commit.outcome == Outcome::DeadLettered).then(|| dead_letter(config, &commit.entity, &commit.decided));
     for Output { subject, key, envelope, json } in commit.outputs {
-        let payload = match (&observed.traceparent, &observed.tracestate) {
-            (None, None) => json.into(),
-            (parent, state) => envelope.to_json_in(parent.as_deref(), state.as_deref()).into(),
-        };
+        let payload = in_trace(&envelope, json, observed);
         match waits_until(&envelope, observed) {
             None => outputs.now.push(Outgoing { subject, key, payload }),
             Some(due_ms) => {
@@ -36,6 +33,14 @@ pub(crate) fn of_commit(config: &Config, commit: Commit, observed: &Observed) ->
     }
     outputs.now.extend(dead);
     outputs
+}
+
+/// What travels: the JSON that is journaled, and the trace that the cause belongs to.
+fn in_trace(envelope: &Envelope, json: Vec<u8>, observed: &Observed) -> Bytes {
+    match (&observed.traceparent, &observed.tracestate) {
+        (None, None) => json.into(),
+        (parent, state) => envelope.to_json_in(parent.as_deref(), state.as_deref()).into(),
+    }
 }
 
 /// Decided once, by the time of the commit, which is in the journal too.
@@ -64,7 +69,7 @@ pub(super) fn of_line(config: &Config, line: &[u8]) -> Result<Vec<Outgoing>, NoR
         let Envelope { source, id, event_type, subject, target, .. } = &envelope;
         let key = dedup_key(&config.publisher(), source, id);
         let subject = Subject::new(&config.publisher(), event_type, subject, target.as_deref()).to_string();
-        let payload = envelope.to_json_in(observed.traceparent.as_deref(), observed.tracestate.as_deref()).into();
+        let payload = in_trace(&envelope, raw.get().as_bytes().to_vec(), &observed);
         messages.push(Outgoing { subject, key, payload });
     }
     if decided.outcome == Outcome::DeadLettered.as_str() {

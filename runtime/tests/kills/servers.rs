@@ -12,6 +12,7 @@ use tokio::task::block_in_place;
 use tokio::time::sleep;
 
 use crate::setup::Store;
+use crate::sidecar::Sidecar;
 use crate::stage::{Agent, Places, Stage, events, timers};
 use crate::wait::until;
 
@@ -36,6 +37,13 @@ async fn spring(stage: &mut Stage, proxy: &Proxy, next: &mut u32) {
     }
 }
 
+async fn has_lived_through(stage: &mut Stage, sidecar: Sidecar) {
+    stage.settled(&sidecar).await;
+    let epochs = stage.check().await;
+    assert_eq!(epochs.len(), 1, "the sidecar lived through it all: {epochs:?}");
+    sidecar.stop().await;
+}
+
 async fn broker_is_killed(store: Store, traps: Vec<Trap>) {
     let agent = Agent::start().await;
     let mut broker = block_in_place(|| nats::start(&nats::Options::default()));
@@ -51,10 +59,7 @@ async fn broker_is_killed(store: Store, traps: Vec<Trap>) {
         block_in_place(|| broker.restart());
         proxy.open();
     }
-    stage.settled(&sidecar).await;
-    let epochs = stage.check().await;
-    assert_eq!(epochs.len(), 1, "the sidecar lived through it all: {epochs:?}");
-    sidecar.stop().await;
+    has_lived_through(&mut stage, sidecar).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -109,8 +114,5 @@ async fn database_killed_in_a_commit() {
         block_in_place(|| database.crash());
         proxy.open();
     }
-    stage.settled(&sidecar).await;
-    let epochs = stage.check().await;
-    assert_eq!(epochs.len(), 1, "the sidecar lived through it all: {epochs:?}");
-    sidecar.stop().await;
+    has_lived_through(&mut stage, sidecar).await;
 }

@@ -40,7 +40,7 @@ pub(crate) struct Agent {
 impl Agent {
     pub(crate) async fn start() -> Self {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kills/agent.py");
-        let port = setup::free_port();
+        let port = nats::free_port();
         let process = setup::spawn_agent(&["python3".into(), script.to_str().unwrap().into()], port);
         until(async || TcpStream::connect(("127.0.0.1", port)).ok(), || "the agent".into()).await;
         Self { port, _process: process }
@@ -119,8 +119,8 @@ impl Stage {
                 store: setup::place(*store, self.dir.path(), AGENT, name, postgres_url),
             }],
             replicas: 1,
-            health_listen: format!("127.0.0.1:{}", setup::free_port()),
-            drain_listen: format!("127.0.0.1:{}", setup::free_port()),
+            health_listen: format!("127.0.0.1:{}", nats::free_port()),
+            drain_listen: format!("127.0.0.1:{}", nats::free_port()),
             revision: "test".into(),
             operating_mode: OperatingMode::Running,
         }

@@ -17,8 +17,9 @@ use tokio::process::{Child, Command};
 
 mod setup;
 
+use rhizon_tests::nats::free_port;
 pub(crate) use setup::Store;
-use setup::{free_port, publish, spawn_agent};
+use setup::{publish, spawn_agent};
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Role {

@@ -1,7 +1,6 @@
 //! What all tests with real processes begin with: streams and consumers as the operator makes them, places for stores, and
 //! a client that publishes and asks.
 
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -23,10 +22,6 @@ pub(crate) enum Store {
 
 pub(crate) fn nats(user: &str, url: &str) -> settings::Nats {
     settings::Nats { url: url.into(), user: user.into(), credentials: None, ca: None, message_id_key: None }
-}
-
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 pub(crate) async fn create_streams(client: &Connection, store: Store) {

@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, ensure};
 use rhizon_api::agent::Protocol;
+use rhizon_kernel::Head;
 use rhizon_kernel::chain::Hash;
 use rhizon_kernel::egress::{self, Draft, Reaction, StateChange};
 use rhizon_kernel::ingress;
 use rhizon_kernel::record::{Line, Observed, Part, Tail};
 use rhizon_kernel::replay::Replay;
-use rhizon_kernel::{Config, Head, Limits};
 use rhizon_runtime::agent::http::HttpAgent;
 use rhizon_runtime::agent::{Agent as _, Item};
 use rhizon_runtime::telemetry::TraceContext;
@@ -19,20 +19,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{Connection as _, QueryBuilder, SqliteConnection};
 
 use crate::cases::{Case, PLAIN};
-use crate::rig::{Rig, event};
-
-fn config() -> anyhow::Result<Config> {
-    Ok(Config {
-        workspace: "bench".into(),
-        agent: "bench".into(),
-        subscribes: vec!["cmd.bench.do".parse()?],
-        publishes: vec!["evt.bench.done".parse()?],
-        authorization: vec![],
-        limits: Limits::default(),
-        from: 0,
-        earlier: vec![],
-    })
-}
+use crate::rig::{DONE, Rig, config, event};
 
 /// Calls of the agent with nothing between: the same requests that the sidecar makes.
 pub(crate) async fn agent(rig: &Rig, count: usize) -> anyhow::Result<Duration> {
@@ -135,13 +122,8 @@ fn journal(case: Case, count: usize) -> anyhow::Result<Vec<Vec<u8>>> {
         let arrival = ingress::decode(&config, &message.subject, &message.payload);
         let head = &mut heads[n % case.entities];
         let number = || RawValue::from_string((head.version + 1).to_string());
-        let output = Draft {
-            event_type: "evt.bench.done".into(),
-            subject: None,
-            target: None,
-            deliver_at: None,
-            data: Some(number()?),
-        };
+        let output =
+            Draft { event_type: DONE.into(), subject: None, target: None, deliver_at: None, data: Some(number()?) };
         let reaction = Reaction { outputs: vec![output], state: StateChange::Set(number()?) };
         let commit = egress::react(&config, head, &arrival, reaction)?;
         lines.push(tail.append_commit(&commit, &observed(tail.sequence + 1)));

@@ -1,6 +1,5 @@
 //! Real processes for one run: a broker, an agent, and a sidecar that is started when its events are there.
 
-use std::net::TcpListener;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -23,7 +22,7 @@ use crate::stores::{Prepared, Store, create};
 use crate::usage::Usage;
 
 const COMMAND: &str = "cmd.bench.do";
-const DONE: &str = "evt.bench.done";
+pub(crate) const DONE: &str = "evt.bench.done";
 const PYTHON_AGENT: &str = include_str!("agent.py");
 
 pub(crate) struct Rig {
@@ -52,7 +51,7 @@ impl Rig {
         create_stream(&client).await?;
         let dir = tempfile::tempdir()?;
         let store = store.prepare(&client, dir.path()).await?;
-        let agent_port = free_port()?;
+        let agent_port = nats::free_port();
         let agent = start_agent(case.agent, agent_port)?;
         until_listening(agent_port, Duration::from_secs(20)).await.context("the agent")?;
         Ok(Self { client, dir, case, broker, store, agent_port, agent, sidecar: None })
@@ -60,7 +59,7 @@ impl Rig {
 
     /// Returns how long it took until the sidecar listens.
     pub(crate) async fn start_sidecar(&mut self, options: &Options) -> anyhow::Result<Duration> {
-        let health = free_port()?;
+        let health = nats::free_port();
         let settings = self.settings(health)?;
         let path = self.dir.path().join("settings.json");
         std::fs::write(&path, serde_json::to_vec(&settings)?)?;
@@ -114,16 +113,7 @@ impl Rig {
 
     fn settings(&self, health: u16) -> anyhow::Result<settings::Sidecar> {
         Ok(settings::Sidecar {
-            kernel: Config {
-                workspace: "bench".into(),
-                agent: "bench".into(),
-                subscribes: vec![COMMAND.parse()?],
-                publishes: vec![DONE.parse()?],
-                authorization: vec![],
-                limits: Limits::default(),
-                from: 0,
-                earlier: vec![],
-            },
+            kernel: config()?,
             ordering: Ordering::Stream,
             concurrency: self.case.batch,
             batch_events: self.case.batch,
@@ -138,11 +128,25 @@ impl Rig {
             }],
             replicas: 1,
             health_listen: format!("127.0.0.1:{health}"),
-            drain_listen: format!("127.0.0.1:{}", free_port()?),
+            drain_listen: format!("127.0.0.1:{}", nats::free_port()),
             revision: "bench".into(),
             operating_mode: OperatingMode::Running,
         })
     }
+}
+
+/// The rules of the agent that is measured.
+pub(crate) fn config() -> anyhow::Result<Config> {
+    Ok(Config {
+        workspace: "bench".into(),
+        agent: "bench".into(),
+        subscribes: vec![COMMAND.parse()?],
+        publishes: vec![DONE.parse()?],
+        authorization: vec![],
+        limits: Limits::default(),
+        from: 0,
+        earlier: vec![],
+    })
 }
 
 /// The subjects of what comes out.
@@ -199,8 +203,4 @@ async fn create_stream(client: &Connection) -> anyhow::Result<()> {
     create(client, "$JS.API.STREAM.CREATE.EVENTS", stream).await?;
     let consumer = json!({"stream_name": "EVENTS", "config": consumer});
     create(client, "$JS.API.CONSUMER.CREATE.EVENTS.agent-bench", consumer).await
-}
-
-fn free_port() -> anyhow::Result<u16> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

@@ -10,7 +10,7 @@ use super::{failed, number, pack, packed, signed};
 use crate::failpoint::{self, Step};
 
 type Tx = SqliteConnection;
-type Query = sqlx::query::Query<'static, Sqlite, SqliteArguments>;
+pub(in super::super) type Query = sqlx::query::Query<'static, Sqlite, SqliteArguments>;
 
 /// Runs to its end also when nobody waits for it any more: a transaction that is let go of half-way would leave its
 /// connection in one.
@@ -137,15 +137,14 @@ async fn insert_known(tx: &mut Tx, entries: &[Entry]) -> Result<()> {
 pub(in super::super) async fn change_waits(tx: &mut Tx, waits: &Waits) -> Result<()> {
     let Waits { park, unpark, defer, cancel, resolve } = waits;
     for parked in park {
-        insert_parked(tx, parked).await?;
+        execute(tx, with_parked(PARK, parked), "park an event").await?;
     }
     for stream in unpark {
         release(tx, *stream).await?;
     }
-    for Deferred { key, due_ms, sequence, subject, payload } in defer {
-        let query = sqlx::query("INSERT OR REPLACE INTO deferred VALUES (?, ?, ?, ?, ?)").bind(key.0.to_vec());
-        let query = query.bind(*due_ms).bind(signed(*sequence)).bind(subject.clone()).bind(payload.to_vec());
-        execute(tx, query, "defer an output").await?;
+    for deferred in defer {
+        let sql = "INSERT OR REPLACE INTO deferred VALUES (?, ?, ?, ?, ?)";
+        execute(tx, with_deferred(sql, deferred), "defer an output").await?;
     }
     if !cancel.is_empty() {
         let sql = packed!("DELETE FROM deferred WHERE key IN (SELECT key FROM keys)");
@@ -160,12 +159,19 @@ pub(in super::super) async fn change_waits(tx: &mut Tx, waits: &Waits) -> Result
     Ok(())
 }
 
-async fn insert_parked(tx: &mut Tx, parked: &Parked) -> Result<()> {
+/// A statement with the columns of `parked` as its arguments.
+pub(in super::super) fn with_parked(sql: &'static str, parked: &Parked) -> Query {
     let Parked { stream, entity, key, digest, due_ms, holds, cancelled, attempts, subject, payload } = parked;
-    let query = sqlx::query(PARK).bind(signed(*stream));
+    let query = sqlx::query(sql).bind(signed(*stream));
     let query = query.bind(entity.clone()).bind(key.0.to_vec()).bind(digest.0.to_vec()).bind(*due_ms).bind(*holds);
-    let query = query.bind(*cancelled).bind(i64::from(*attempts)).bind(subject.clone()).bind(payload.to_vec());
-    execute(tx, query, "park an event").await
+    query.bind(*cancelled).bind(i64::from(*attempts)).bind(subject.clone()).bind(payload.to_vec())
+}
+
+/// And one with those of `deferred`.
+pub(in super::super) fn with_deferred(sql: &'static str, deferred: &Deferred) -> Query {
+    let Deferred { key, due_ms, sequence, subject, payload } = deferred;
+    let query = sqlx::query(sql).bind(key.0.to_vec()).bind(*due_ms).bind(signed(*sequence));
+    query.bind(subject.clone()).bind(payload.to_vec())
 }
 
 const PARK: &str = "INSERT OR REPLACE INTO parked SELECT ?1, ?2, ?3, ?4, \

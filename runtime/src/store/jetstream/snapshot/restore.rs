@@ -4,20 +4,18 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use rhizon_kernel::chain::Hash;
 use rhizon_kernel::record::Tail;
-use sqlx::sqlite::{SqliteArguments, SqliteConnection};
-use sqlx::{Connection as _, Sqlite};
+use sqlx::Connection as _;
+use sqlx::sqlite::SqliteConnection;
 
 use super::super::super::rows::{failed, signed};
 use super::super::super::sqlite::append;
-use super::super::super::{Decision, Deferred, Entry, Parked, Result, StoreError};
+use super::super::super::{Decision, Entry, Result, StoreError};
 use super::super::gap::Missing;
 use super::super::message::{self, Kind};
 use super::super::{JetStreamStore, cache, records};
 use super::contents::{self, HeadLine, Known, Wait};
 use super::{Chunk, Index};
 use crate::bus;
-
-type Query = sqlx::query::Query<'static, Sqlite, SqliteArguments>;
 
 /// Another index may come while one is read.
 const TRIES: u32 = 3;
@@ -230,7 +228,7 @@ fn entry(entity: HeadLine<'_>) -> Entry {
     Entry { sequence: 0, line: Bytes::new(), decision: Some(decision) }
 }
 
-fn insert(wait: Wait, index: &Index) -> Query {
+fn insert(wait: Wait, index: &Index) -> append::Query {
     match wait {
         Wait::Mark { position, published, config } => {
             let sql = "UPDATE mark SET epoch = ?, position = ?, published = ?, sequence = ?, link = ?, config = ?";
@@ -239,15 +237,9 @@ fn insert(wait: Wait, index: &Index) -> Query {
             query.bind(config.map(|hash| hash.0.to_vec()))
         }
         Wait::Parked(parked) => {
-            let Parked { stream, entity, key, digest, due_ms, holds, cancelled, attempts, subject, payload } = parked;
-            let query = sqlx::query("INSERT INTO parked VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)").bind(signed(stream));
-            let query = query.bind(entity).bind(key.0.to_vec()).bind(digest.0.to_vec()).bind(due_ms).bind(holds);
-            query.bind(cancelled).bind(i64::from(attempts)).bind(subject).bind(payload.to_vec())
+            append::with_parked("INSERT INTO parked VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", &parked)
         }
-        Wait::Deferred(Deferred { key, due_ms, sequence, subject, payload }) => {
-            let query = sqlx::query("INSERT INTO deferred VALUES (?, ?, ?, ?, ?)").bind(key.0.to_vec()).bind(due_ms);
-            query.bind(signed(sequence)).bind(subject).bind(payload.to_vec())
-        }
+        Wait::Deferred(deferred) => append::with_deferred("INSERT INTO deferred VALUES (?, ?, ?, ?, ?)", &deferred),
         Wait::Dead { key, sequence } => {
             sqlx::query("INSERT INTO dead VALUES (?, ?)").bind(key.0.to_vec()).bind(signed(sequence))
         }

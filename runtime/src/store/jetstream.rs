@@ -1,13 +1,14 @@
 //! A store in JetStream: everything that changes is one message in the agent's own subject of the journal stream.
 //!
 //! ```text
-//! write ─▶ check against the cache ─▶ publish behind the last message known ─▶ apply to the cache
+//! write ─▶ check against the mark ─▶ publish behind the last message known ─▶ hold for the cache ─▶ (later) the cache
 //!                                         │ overtaken, or no answer
 //!                                         └─▶ catch up: read what is there and apply it ─▶ ours? done : check again
 //! ```
 //!
 //! The expected sequence is the fence: whoever publishes has seen everything before. The cache is a SQLite file that can be
-//! thrown away; reads come from it. A new one begins with a snapshot, where there is one, and gets the older records later.
+//! thrown away; reads come from it, and appends reach it behind their answers, many together. A new one begins with a
+//! snapshot, where there is one, and gets the older records later.
 
 mod cache;
 mod catch_up;
@@ -18,6 +19,7 @@ mod metrics;
 mod records;
 mod snapshot;
 mod steps;
+mod unwritten;
 
 use std::future::Future;
 use std::path::Path;
@@ -38,6 +40,7 @@ use journal::{Journal, Sent};
 use message::Change;
 pub use metrics::JournalMetrics;
 use snapshot::{Places, Snapshots};
+use unwritten::{Fill, Unwritten};
 
 /// How often a write begins anew before it fails.
 const TRIES: u32 = 8;
@@ -49,6 +52,9 @@ struct Inner {
     cache: SqliteStore,
     journal: Journal,
     state: Mutex<State>,
+    unwritten: Unwritten,
+    /// Held by who writes them.
+    writing: Mutex<()>,
     gap: Gap,
     snapshots: Snapshots,
     /// The epoch that this process claimed.
@@ -59,9 +65,10 @@ struct Inner {
 }
 
 struct State {
-    /// Stream sequence of the last message in the cache.
+    /// Stream sequence of the last message that was taken in, and what the store remembers with it.
     applied: u64,
-    /// Whether the journal may hold more than the cache.
+    mark: Mark,
+    /// Whether the journal may hold more.
     behind: bool,
     places: Places,
 }
@@ -85,13 +92,16 @@ impl JetStreamStore {
         let Place { stream, subject, consumer, snapshot_stream, snapshot_subject } = place;
         let snapshots = Snapshots::new(connection.clone(), snapshot_stream, snapshot_subject, cache);
         let cache = cache::open(cache).await?;
-        let state = State { applied: cache::applied(&cache).await?, behind: true, places: Places::default() };
+        let (applied, mark) = (cache::applied(&cache).await?, cache.mark().await?);
+        let state = State { applied, mark, behind: true, places: Places::default() };
         let (gap, (index, record)) = (Gap::open(&cache, state.applied).await?, cache::snapshot(&cache).await?);
         snapshots.trust(index, record);
         let store = Self(Arc::new(Inner {
             cache,
             journal: Journal::new(connection, stream, subject, consumer),
             state: Mutex::new(state),
+            unwritten: Unwritten::default(),
+            writing: Mutex::default(),
             gap,
             snapshots,
             claimed: AtomicU64::default(),
@@ -110,6 +120,7 @@ impl JetStreamStore {
 
     /// Makes a change durable. Runs to its end also when nobody waits for it, so that the cache is never left half-way.
     async fn write(&self, mut change: Change) -> Result<Mark> {
+        self.make_room().await?;
         let store = self.clone();
         let task = tokio::spawn(async move {
             let mut state = store.0.state.lock().await;
@@ -117,11 +128,10 @@ impl JetStreamStore {
                 if state.behind {
                     store.catch_up(&mut state, None).await?;
                 }
-                fit(&mut change, &store.0.cache.mark().await?)?;
+                fit(&mut change, &state.mark)?;
                 if store.send(&mut state, &change).await? {
-                    let mark = store.0.cache.mark().await?;
-                    store.snapshot_when_due(mark.tail.sequence);
-                    return Ok(mark);
+                    store.snapshot_when_due(state.mark.tail.sequence);
+                    return Ok(state.mark.clone());
                 }
             }
             let cause = "others write to this journal all the time".into();
@@ -138,14 +148,11 @@ impl JetStreamStore {
         match sent {
             Sent::Stored(sequence) => {
                 failpoint::reached(Step::Written);
-                if cache::apply(&self.0.cache, change, sequence).await.is_err() {
+                if self.take_in(state, change, sequence).await.is_err() {
                     // Durable all the same. The cache takes it in as it would that of another process.
                     return self.catch_up(state, Some(&id)).await;
                 }
                 (state.applied, state.behind) = (sequence, false);
-                if let Change::Append(batch) = change {
-                    state.places.push(batch.after, batch.entries.len(), sequence);
-                }
                 Ok(true)
             }
             Sent::Overtaken => self.catch_up(state, Some(&id)).await,
@@ -156,6 +163,67 @@ impl JetStreamStore {
                 if is_there { Ok(true) } else { Err(StoreError::Failed { doing: "append", cause }) }
             }
         }
+    }
+
+    /// A plain append can wait for others; anything else goes into the cache behind all that came before it.
+    async fn take_in(&self, state: &mut State, change: &Change, sequence: u64) -> Result<()> {
+        match change {
+            Change::Append(batch) if batch.waits.is_empty() => {
+                state.mark.follow(batch);
+                self.0.unwritten.push(batch, sequence);
+            }
+            change => {
+                self.settle().await?;
+                cache::apply(&self.0.cache, change, sequence).await?;
+                state.mark = self.0.cache.mark().await?;
+            }
+        }
+        if let Change::Append(batch) = change {
+            state.places.push(batch.after, batch.entries.len(), sequence);
+        }
+        Ok(())
+    }
+
+    /// Has the cache written when there is enough for it, and waits when it does not keep up.
+    async fn make_room(&self) -> Result<()> {
+        match self.0.unwritten.fill() {
+            Fill::Low => {}
+            Fill::Enough if self.0.writing.try_lock().is_err() => {}
+            Fill::Enough => {
+                let store = self.clone();
+                tokio::spawn(async move {
+                    if let Err(error) = store.settle().await {
+                        tracing::warn!(%error, "writing the cache; trying again with the next append");
+                    }
+                });
+            }
+            Fill::Full => self.settle().await?,
+        }
+        Ok(())
+    }
+
+    /// Puts all that is durable into the cache. Runs to its end also when nobody waits for it.
+    async fn settle(&self) -> Result<()> {
+        let store = self.clone();
+        let task = tokio::spawn(async move {
+            let _turn = store.0.writing.lock().await;
+            let appends = store.0.unwritten.all();
+            match cache::apply_together(&store.0.cache, &appends).await {
+                Ok(()) => store.0.unwritten.written(&appends),
+                Err(error) => {
+                    store.0.metrics.unwritten.inc();
+                    return Err(error);
+                }
+            }
+            Ok(())
+        });
+        task.await.map_err(|e| StoreError::Failed { doing: "write the cache", cause: e.to_string() })?
+    }
+
+    /// The cache, with all in it that is durable.
+    async fn settled(&self) -> Result<&SqliteStore> {
+        self.settle().await?;
+        Ok(&self.0.cache)
     }
 }
 
@@ -193,17 +261,18 @@ impl EventStore for JetStreamStore {
         let task = tokio::spawn(async move {
             let mut state = store.0.state.lock().await;
             store.catch_up(&mut state, None).await?;
-            store.0.cache.mark().await
+            Ok(state.mark.clone())
         });
         task.await.map_err(|e| StoreError::Failed { doing: "read the mark", cause: e.to_string() })?
     }
 
     async fn load(&self, entities: Vec<String>, keys: Vec<Hash>) -> Result<Loaded> {
-        self.0.cache.load(entities, keys).await
+        let found = self.0.unwritten.find(&entities, &keys);
+        Ok(found.over(self.0.cache.load(entities, keys).await?))
     }
 
     async fn append(&self, batch: Batch) -> Result<()> {
-        self.write(Change::Append(Box::new(batch))).await.map(drop)
+        self.write(Change::Append(Arc::new(batch))).await.map(drop)
     }
 
     async fn count_attempt(&self, epoch: u64, key: Hash) -> Result<u32> {
@@ -220,12 +289,12 @@ impl EventStore for JetStreamStore {
     }
 
     async fn outbox(&self, after: u64, limit: usize) -> Result<Vec<Row>> {
-        self.0.cache.outbox(after, limit).await
+        self.settled().await?.outbox(after, limit).await
     }
 
     async fn journal(&self, after: u64, limit_bytes: usize) -> Result<Vec<Row>> {
         self.0.gap.check(after)?;
-        let mut rows = self.0.cache.journal(after, limit_bytes).await?;
+        let mut rows = self.settled().await?.journal(after, limit_bytes).await?;
         // What comes behind the gap is no continuation of what comes before it.
         let together = rows.iter().zip(after + 1..).take_while(|(row, sequence)| row.sequence == *sequence).count();
         rows.truncate(together);
@@ -234,37 +303,39 @@ impl EventStore for JetStreamStore {
 
     async fn history(&self, entity: String, after: u64, limit_bytes: usize) -> Result<Vec<Row>> {
         self.0.gap.check_behind(after)?;
-        self.0.cache.history(entity, after, limit_bytes).await
+        self.settled().await?.history(entity, after, limit_bytes).await
     }
 
     async fn entities(&self, after: String, limit: usize) -> Result<Vec<(String, Head)>> {
-        self.0.cache.entities(after, limit).await
+        self.settled().await?.entities(after, limit).await
     }
 
     async fn counts(&self) -> Result<Counts> {
-        self.0.cache.counts().await
+        self.settled().await?.counts().await
     }
 
     async fn fate(&self, key: Hash) -> Result<Option<Fate>> {
-        if let Some(sequence) = cache::decided(&self.0.cache, key, &self.0.gap).await? {
+        let cache = self.settled().await?;
+        if let Some(sequence) = cache::decided(cache, key, &self.0.gap).await? {
             self.0.gap.check(sequence - 1)?;
         }
-        self.0.cache.fate(key).await
+        cache.fate(key).await
     }
 
     async fn dead_letters(&self, after: u64, limit_bytes: usize) -> Result<Vec<Row>> {
-        if let Some(sequence) = cache::first_dead(&self.0.cache, after, &self.0.gap).await? {
+        let cache = self.settled().await?;
+        if let Some(sequence) = cache::first_dead(cache, after, &self.0.gap).await? {
             self.0.gap.check(sequence - 1)?;
         }
-        self.0.cache.dead_letters(after, limit_bytes).await
+        cache.dead_letters(after, limit_bytes).await
     }
 
     async fn due(&self, now_ms: i64, limit: usize) -> Result<Due> {
-        self.0.cache.due(now_ms, limit).await
+        self.settled().await?.due(now_ms, limit).await
     }
 
     async fn next_due(&self, after_ms: i64) -> Result<Option<i64>> {
-        self.0.cache.next_due(after_ms).await
+        self.settled().await?.next_due(after_ms).await
     }
 
     async fn fired(&self, epoch: u64, keys: Vec<Hash>) -> Result<()> {
@@ -275,6 +346,9 @@ impl EventStore for JetStreamStore {
         let mut tasks = std::mem::take(&mut *self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner));
         tasks.shutdown().await;
         let _state = self.0.state.lock().await;
+        if let Err(error) = self.settle().await {
+            tracing::warn!(%error, "the cache lacks what was appended last; the next start reads it from the journal");
+        }
         self.0.cache.close().await;
     }
 }

@@ -30,6 +30,14 @@ pub struct Mark {
 }
 
 impl Mark {
+    /// What is remembered once a batch is durable.
+    pub(crate) fn follow(&mut self, batch: &Batch) {
+        self.position = self.position.max(batch.position);
+        self.published = self.published.max(batch.published);
+        self.tail = batch.tail;
+        self.config = batch.config.or(self.config);
+    }
+
     /// The append that journals the config, unless it is the one that was journaled last.
     pub fn config_change(&self, config: &Config, revision: &str, time: jiff::Timestamp) -> Option<Batch> {
         let hash = config.hash();

@@ -95,18 +95,27 @@ impl SqliteStore {
         rows.iter().map(rows::head_and_held).collect()
     }
 
-    async fn known<T>(
-        &self,
-        sql: &'static str,
-        keys: &[Hash],
-        read: impl Fn(&SqliteRow) -> Result<T>,
-    ) -> Result<Vec<(Hash, T)>> {
+    /// What is known of events: of one the last counts.
+    async fn known(&self, keys: &[Hash]) -> Result<Vec<(Hash, Known)>> {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
+        let sql = packed!(
+            "SELECT a.key, a.count, NULL, 0 AS stream, 0 AS place FROM keys JOIN attempts a USING (key) \
+             UNION ALL SELECT p.key, NULL, p.digest, p.stream, 1 FROM keys JOIN parked p USING (key) \
+             UNION ALL SELECT k.key, NULL, k.digest, 0, 2 FROM keys CROSS JOIN known k USING (key) \
+             ORDER BY place, stream DESC"
+        );
         let query = sqlx::query(sql).bind(pack(keys)).bind(signed(keys.len() as u64));
         let rows = query.fetch_all(&self.readers).await.map_err(|e| failed("load", &e))?;
-        rows.iter().map(|row| Ok((hash(row, 0)?, read(row)?))).collect()
+        let known = |row: &SqliteRow| {
+            Ok(match number(row, 4)? {
+                0 => Known::Tried(small(row, 1)?),
+                1 => Known::Parked(hash(row, 2)?),
+                _ => Known::Settled(hash(row, 2)?),
+            })
+        };
+        rows.iter().map(|row| Ok((hash(row, 0)?, known(row)?))).collect()
     }
 
     async fn lines(&self, sql: &'static str, after: u64, limit_bytes: usize) -> Result<Vec<Row>> {
@@ -134,13 +143,7 @@ impl EventStore for SqliteStore {
 
     async fn load(&self, entities: Vec<String>, keys: Vec<Hash>) -> Result<Loaded> {
         let heads = self.heads(&entities).await?;
-        let tried = packed!("SELECT a.key, a.count FROM attempts a JOIN keys USING (key)");
-        let tried = self.known(tried, &keys, |row| Ok(Known::Tried(small(row, 1)?))).await?;
-        let parked = packed!("SELECT p.key, p.digest FROM keys JOIN parked p USING (key) ORDER BY p.stream DESC");
-        let parked = self.known(parked, &keys, |row| Ok(Known::Parked(hash(row, 1)?))).await?;
-        let settled = packed!("SELECT k.key, k.digest FROM keys CROSS JOIN known k USING (key)");
-        let settled = self.known(settled, &keys, |row| Ok(Known::Settled(hash(row, 1)?))).await?;
-        let known = tried.into_iter().chain(parked).chain(settled);
+        let known = self.known(&keys).await?.into_iter();
         Ok(rows::loaded(&entities, &keys, heads, known))
     }
 

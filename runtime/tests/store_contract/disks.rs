@@ -1,20 +1,21 @@
 //! No room left, or not so much in one piece.
 
 use rhizon_runtime::store::sqlite::SqliteStore;
-use rhizon_runtime::store::{EventStore as _, Mark, StoreError};
+use rhizon_runtime::store::{Batch, EventStore as _, Known, Mark, StoreError};
 
 use super::Stores as _;
 use super::events::{Event, batch_of, state};
 use super::journal::JetStream;
 
-/// A file system of a few megabytes, for as long as the value lives.
+/// A small file system, for as long as the value lives.
 struct SmallDisk(tempfile::TempDir);
 
 impl SmallDisk {
-    fn mount() -> Self {
+    fn mount(megabytes: usize) -> Self {
         let dir = tempfile::tempdir().unwrap();
+        let size = format!("size={megabytes}m");
         let mounted = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=3m", "rhizon-test"])
+            .args(["-t", "tmpfs", "-o", &size, "rhizon-test"])
             .arg(dir.path())
             .status();
         assert!(mounted.is_ok_and(|status| status.success()), "this test mounts a small tmpfs: run it as root");
@@ -28,18 +29,20 @@ impl Drop for SmallDisk {
     }
 }
 
+/// One event with 64 KB of state.
+fn large(mark: &Mark, number: u64) -> Batch {
+    let text = format!("\"{}\"", "x".repeat(64 << 10));
+    batch_of(mark, &[Event { state: state(&text), ..Event::new("a", &number.to_string()) }])
+}
+
 #[tokio::test]
 async fn a_full_disk_loses_nothing_and_the_store_goes_on_when_there_is_room_again() {
-    let disk = SmallDisk::mount();
+    let disk = SmallDisk::mount(3);
     let ballast = disk.0.path().join("ballast");
     std::fs::write(&ballast, vec![0; 1 << 20]).unwrap();
     let store = SqliteStore::open(&disk.0.path().join("store.sqlite")).await.unwrap();
     store.claim().await.unwrap();
-    let text = format!("\"{}\"", "x".repeat(64 << 10));
     let (mut stored, mut number) = (0, 0);
-    let large = |mark: &Mark, number: i32| {
-        batch_of(mark, &[Event { state: state(&text), ..Event::new("a", &number.to_string()) }])
-    };
     let error = loop {
         number += 1;
         let mark = store.mark().await.unwrap();
@@ -55,6 +58,40 @@ async fn a_full_disk_loses_nothing_and_the_store_goes_on_when_there_is_room_agai
     let mark = store.mark().await.unwrap();
     store.append(large(&mark, number)).await.unwrap();
     assert_eq!(store.counts().await.unwrap().records, stored + 1);
+    store.close().await;
+}
+
+#[tokio::test]
+async fn a_cache_without_room_loses_nothing_and_the_store_goes_on_when_there_is_room_again() {
+    let (broker, disk) = (JetStream::start().await, SmallDisk::mount(64));
+    let store = broker.open_in(disk.0.path()).await;
+    let mut mark = store.claim().await.unwrap();
+    let ballast = disk.0.path().join("ballast");
+    let filled = std::fs::write(&ballast, vec![0; 64 << 20]);
+    assert_eq!(filled.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+    let mut number = 0;
+    let error = loop {
+        let one = large(&mark, number);
+        let (key, tail, position) =
+            (one.entries[0].decision.clone().unwrap().identity.unwrap().0, one.tail, one.position);
+        match store.append(one).await {
+            Ok(()) => (mark.tail, mark.position) = (tail, position),
+            Err(error) => break error,
+        }
+        number += 1;
+        let loaded = store.load(vec!["a".into()], vec![key]).await.unwrap();
+        assert_eq!(loaded.heads[0].as_ref().map(|head| head.version), Some(number), "what is durable is known");
+        assert!(matches!(loaded.known[..], [Some(Known::Settled(_))]), "{:?}", loaded.known);
+        assert!(number < 1_000, "nobody waits for the cache");
+    };
+    assert!(matches!(error, StoreError::Full(_)), "{error}");
+    assert!(number > 0 && broker.metrics.unwritten.get() > 0);
+    assert!(store.counts().await.is_err_and(|error| error.is_transient()));
+    std::fs::remove_file(&ballast).unwrap();
+    assert_eq!(store.counts().await.unwrap().records, number);
+    store.append(large(&mark, number)).await.unwrap();
+    assert_eq!(store.mark().await.unwrap().tail.sequence, number + 1);
+    assert_eq!(broker.open().await.mark().await.unwrap(), store.mark().await.unwrap());
     store.close().await;
 }
 

@@ -1,5 +1,6 @@
 //! A journal on a real broker, as the operator makes it.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -69,6 +70,16 @@ impl JetStream {
     }
 
     async fn open_at(&self, snapshot_subject: &str) -> JetStreamStore {
+        let name = format!("{}.sqlite", self.opened.fetch_add(1, Ordering::Relaxed));
+        self.open_with(snapshot_subject, &self.dir.path().join(name)).await
+    }
+
+    /// One with its cache at a place of the caller's.
+    pub(crate) async fn open_in(&self, dir: &Path) -> JetStreamStore {
+        self.open_with(&format!("sn.{}.0", self.agent), &dir.join("cache.sqlite")).await
+    }
+
+    async fn open_with(&self, snapshot_subject: &str, cache: &Path) -> JetStreamStore {
         let place = Place {
             stream: "JOURNAL".into(),
             subject: format!("jr.{}.0", self.agent),
@@ -76,8 +87,7 @@ impl JetStream {
             snapshot_stream: "SNAPSHOTS".into(),
             snapshot_subject: snapshot_subject.into(),
         };
-        let cache = self.dir.path().join(format!("{}.sqlite", self.opened.fetch_add(1, Ordering::Relaxed)));
-        JetStreamStore::open(connect(&self.url).await, place, &cache, self.metrics.clone()).await.unwrap()
+        JetStreamStore::open(connect(&self.url).await, place, cache, self.metrics.clone()).await.unwrap()
     }
 
     /// On a broker that has the stream already.

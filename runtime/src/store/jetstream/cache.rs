@@ -2,6 +2,7 @@
 //! in it whole or not at all.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rhizon_kernel::chain::Hash;
 use rhizon_kernel::record::Tail;
@@ -13,6 +14,7 @@ use super::super::sqlite::{SqliteStore, append};
 use super::super::{Batch, Entry, Result, StoreError};
 use super::gap::{Gap, Missing};
 use super::message::Change;
+use super::unwritten::Append;
 
 /// Changes whenever the machine was started: what was not synced before may be damaged.
 const BOOT: &str = "/proc/sys/kernel/random/boot_id";
@@ -73,31 +75,43 @@ pub(super) async fn applied(cache: &SqliteStore) -> Result<u64> {
 
 /// Takes in a message, by its stream sequence. Must run to its end: a transaction that is let go of would stay open.
 pub(super) async fn apply(cache: &SqliteStore, change: &Change, applied: u64) -> Result<()> {
-    let broken = |e: sqlx::Error| failed("write the cache", &e);
-    let mut connection = cache.writer.acquire().await.map_err(broken)?;
-    let mut tx = connection.begin_with("BEGIN IMMEDIATE").await.map_err(broken)?;
-    write(&mut tx, change).await?;
-    set_applied(&mut tx, applied).await?;
-    tx.commit().await.map_err(broken)
+    append::transaction(&cache.writer, "write the cache", async |tx: &mut SqliteConnection| {
+        write(tx, change).await?;
+        set_applied(tx, applied).await
+    })
+    .await
+}
+
+/// Takes in our own appends that follow each other, which decide no event twice.
+pub(super) async fn apply_together(cache: &SqliteStore, appends: &[Arc<Append>]) -> Result<()> {
+    let (Some(first), Some(last)) = (appends.first(), appends.last()) else { return Ok(()) };
+    append::transaction(&cache.writer, "write the cache", async |tx: &mut SqliteConnection| {
+        append::check_fence(tx, &first.batch).await?;
+        append::write_entries(tx, appends.iter().flat_map(|append| &append.batch.entries)).await?;
+        for append in appends {
+            append::move_mark(tx, &append.batch).await?;
+        }
+        set_applied(tx, last.stream).await
+    })
+    .await
 }
 
 /// Takes in many appends at once, whose events may be known already.
 pub(super) async fn apply_appends(cache: &SqliteStore, batch: &Batch, applied: u64) -> Result<()> {
-    let broken = |e: sqlx::Error| failed("write the cache", &e);
-    let mut connection = cache.writer.acquire().await.map_err(broken)?;
-    let mut tx = connection.begin_with("BEGIN IMMEDIATE").await.map_err(broken)?;
-    append::check_fence(&mut tx, batch).await?;
-    append::insert_records(&mut tx, &batch.entries).await?;
-    append::upsert_heads(&mut tx, &batch.entries).await?;
-    let decisions = batch.entries.iter().filter_map(|entry| Some((entry.decision.as_ref()?, entry.sequence)));
-    let identities =
-        decisions.filter_map(|(decision, sequence)| decision.identity.map(|(key, digest)| (key, digest, sequence)));
-    insert_known(&mut tx, identities.collect()).await?;
-    settle(&mut tx, &batch.entries).await?;
-    append::change_waits(&mut tx, &batch.waits).await?;
-    append::move_mark(&mut tx, batch).await?;
-    set_applied(&mut tx, applied).await?;
-    tx.commit().await.map_err(broken)
+    append::transaction(&cache.writer, "write the cache", async |tx: &mut SqliteConnection| {
+        append::check_fence(tx, batch).await?;
+        append::insert_records(tx, &batch.entries).await?;
+        append::upsert_heads(tx, &batch.entries).await?;
+        let decisions = batch.entries.iter().filter_map(|entry| Some((entry.decision.as_ref()?, entry.sequence)));
+        let identities =
+            decisions.filter_map(|(decision, sequence)| decision.identity.map(|(key, digest)| (key, digest, sequence)));
+        insert_known(tx, identities.collect()).await?;
+        settle(tx, &batch.entries).await?;
+        append::change_waits(tx, &batch.waits).await?;
+        append::move_mark(tx, batch).await?;
+        set_applied(tx, applied).await
+    })
+    .await
 }
 
 /// What is decided is tried no more; what died is open.
@@ -144,12 +158,11 @@ pub(super) async fn missing(cache: &SqliteStore) -> Result<Option<Missing>> {
 
 /// Puts records where they were missing.
 pub(super) async fn fill(cache: &SqliteStore, entries: &[Entry], missing: Missing) -> Result<()> {
-    let broken = |e: sqlx::Error| failed("write older records", &e);
-    let mut connection = cache.writer.acquire().await.map_err(broken)?;
-    let mut tx = connection.begin_with("BEGIN IMMEDIATE").await.map_err(broken)?;
-    append::insert_records(&mut tx, entries).await?;
-    set_missing(&mut tx, missing).await?;
-    tx.commit().await.map_err(broken)
+    append::transaction(&cache.writer, "write older records", async |tx: &mut SqliteConnection| {
+        append::insert_records(tx, entries).await?;
+        set_missing(tx, missing).await
+    })
+    .await
 }
 
 pub(super) async fn set_missing(tx: &mut SqliteConnection, missing: Missing) -> Result<()> {
@@ -180,12 +193,11 @@ pub(super) async fn set_snapshot(cache: &SqliteStore, stream: u64, sequence: u64
 
 /// Takes in the records that a snapshot needs, and with them the snapshot as true.
 pub(super) async fn prove(cache: &SqliteStore, entries: &[Entry], applied: u64) -> Result<()> {
-    let broken = |e: sqlx::Error| failed("write the cache", &e);
-    let mut connection = cache.writer.acquire().await.map_err(broken)?;
-    let mut tx = connection.begin_with("BEGIN IMMEDIATE").await.map_err(broken)?;
-    append::insert_records(&mut tx, entries).await?;
-    set_applied(&mut tx, applied).await?;
-    tx.commit().await.map_err(broken)
+    append::transaction(&cache.writer, "write the cache", async |tx: &mut SqliteConnection| {
+        append::insert_records(tx, entries).await?;
+        set_applied(tx, applied).await
+    })
+    .await
 }
 
 /// The record that decided an event, when records are missing.

@@ -25,6 +25,7 @@ const TRIES: u32 = 8;
 impl JetStreamStore {
     /// Takes in all that the journal holds; answers whether a message of this id was among it.
     pub(super) async fn catch_up(&self, state: &mut State, id: Option<&str>) -> Result<bool> {
+        self.settle().await?;
         if state.applied == 0 {
             self.begin(state).await?;
         }
@@ -40,7 +41,7 @@ impl JetStreamStore {
                 other => return Err(other.into_store()),
             }
         }
-        state.behind = false;
+        (state.mark, state.behind) = (self.0.cache.mark().await?, false);
         Ok(found)
     }
 

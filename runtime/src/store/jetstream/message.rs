@@ -6,6 +6,8 @@
 //! {"link":…
 //! ```
 
+use std::sync::Arc;
+
 use bytes::{BufMut as _, Bytes, BytesMut};
 use rhizon_kernel::chain::Hash;
 use serde::{Deserialize, Serialize};
@@ -16,7 +18,7 @@ use super::super::{Batch, Result, StoreError, Waits};
 #[derive(Debug, Clone)]
 pub(super) enum Change {
     Claim { epoch: u64 },
-    Append(Box<Batch>),
+    Append(Arc<Batch>),
     Attempt { epoch: u64, key: Hash },
     Published { epoch: u64, sequence: u64 },
     Fired { epoch: u64, keys: Vec<Hash> },
@@ -112,7 +114,7 @@ mod tests {
         let waits = Waits { park: vec![parked.clone()], defer: vec![deferred.clone()], ..Waits::default() };
         let entry = |line: &'static str| Entry { sequence: 1, line: line.into(), decision: None };
         let batch = Batch { epoch: 3, after: 17, entries: vec![entry("{}"), entry("[1]")], waits, ..Batch::default() };
-        let payload = Change::Append(Box::new(batch)).encode("me");
+        let payload = Change::Append(Arc::new(batch)).encode("me");
         for line in payload.split(|byte| *byte == b'\n') {
             serde_json::from_slice::<serde_json::Value>(line).unwrap();
         }

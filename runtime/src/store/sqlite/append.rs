@@ -1,7 +1,7 @@
 //! The writes: records, heads, ids, what waits, position and fence in one transaction.
 
 use rhizon_kernel::chain::Hash;
-use serde_json::{Value, json};
+use serde::Serialize;
 use sqlx::sqlite::{SqliteArguments, SqlitePool};
 use sqlx::{Connection as _, Sqlite, SqliteConnection};
 
@@ -17,38 +17,63 @@ pub(in super::super) type Query = sqlx::query::Query<'static, Sqlite, SqliteArgu
 pub(super) async fn append(writer: &SqlitePool, batch: Batch) -> Result<()> {
     let writer = writer.clone();
     let task = tokio::spawn(async move {
-        let mut connection = writer.acquire().await.map_err(|e| failed("begin an append", &e))?;
-        let result = transaction(&mut connection, &batch).await;
-        if result.as_ref().is_err_and(StoreError::is_transient) {
-            // SQLite may have rolled back by itself, and sqlx would not know: the next append gets a new connection.
-            drop(connection.detach());
-        }
-        result
+        transaction(&writer, "append", async |tx: &mut Tx| {
+            write(tx, &batch).await?;
+            failpoint::reached(Step::Written);
+            Ok(())
+        })
+        .await
     });
     task.await.map_err(|e| StoreError::Failed { doing: "append", cause: e.to_string() })?
 }
 
-async fn transaction(connection: &mut Tx, batch: &Batch) -> Result<()> {
-    // IMMEDIATE: the fence is read under the write lock, so nobody can claim between the check and the commit.
-    let mut tx = connection.begin_with("BEGIN IMMEDIATE").await.map_err(|e| failed("begin an append", &e))?;
-    write(&mut tx, batch).await?;
-    failpoint::reached(Step::Written);
-    tx.commit().await.map_err(|e| failed("commit an append", &e))
+/// All of it or nothing. IMMEDIATE: the fence is read under the write lock, so nobody can claim between the check and the
+/// commit.
+pub(in super::super) async fn transaction<T, E: From<StoreError>>(
+    writer: &SqlitePool,
+    doing: &'static str,
+    work: impl AsyncFnOnce(&mut Tx) -> std::result::Result<T, E>,
+) -> std::result::Result<T, E> {
+    let broken = |e: sqlx::Error| failed(doing, &e);
+    let mut connection = writer.acquire().await.map_err(broken)?;
+    let whole = async {
+        let mut tx = connection.begin_with("BEGIN IMMEDIATE").await.map_err(broken)?;
+        let value = work(&mut tx).await?;
+        tx.commit().await.map_err(broken)?;
+        Ok(value)
+    };
+    let result = whole.await;
+    if result.is_err() {
+        // SQLite may have rolled back by itself, and sqlx would not know: the next one gets a new connection.
+        drop(connection.detach());
+    }
+    result
 }
 
 /// All that a batch changes, within a transaction.
 pub(in super::super) async fn write(tx: &mut Tx, batch: &Batch) -> Result<()> {
     check_fence(tx, batch).await?;
-    if !batch.entries.is_empty() {
-        insert_records(tx, &batch.entries).await?;
-        upsert_heads(tx, &batch.entries).await?;
-        insert_known(tx, &batch.entries).await?;
-    }
+    write_entries(tx, &batch.entries).await?;
     if !batch.waits.is_empty() {
         change_waits(tx, &batch.waits).await?;
     }
     move_mark(tx, batch).await
 }
+
+/// Records that follow each other, and what they decide.
+pub(in super::super) async fn write_entries(tx: &mut Tx, entries: impl Entries<'_>) -> Result<()> {
+    insert_records(tx, entries.clone()).await?;
+    upsert_heads(tx, entries.clone()).await?;
+    insert_known(tx, entries).await
+}
+
+/// Of one batch or of several.
+pub(in super::super) trait Entries<'a>:
+    IntoIterator<Item = &'a Entry, IntoIter: Send> + Clone + Send
+{
+}
+
+impl<'a, T: IntoIterator<Item = &'a Entry, IntoIter: Send> + Clone + Send> Entries<'a> for T {}
 
 pub(in super::super) async fn check_fence(tx: &mut Tx, batch: &Batch) -> Result<()> {
     let row = sqlx::query("SELECT epoch, sequence FROM mark")
@@ -66,44 +91,44 @@ pub(in super::super) async fn check_fence(tx: &mut Tx, batch: &Batch) -> Result<
 }
 
 /// All lines in one blob, and where each of them is.
-pub(in super::super) async fn insert_records(tx: &mut Tx, entries: &[Entry]) -> Result<()> {
-    let sql = "INSERT INTO journal SELECT value ->> 0, value ->> 1, value ->> 2, substr(?1, value ->> 3, value ->> 4) \
+pub(in super::super) async fn insert_records(tx: &mut Tx, entries: impl Entries<'_>) -> Result<()> {
+    let sql = "INSERT OR FAIL INTO journal SELECT value ->> 0, value ->> 1, value ->> 2, substr(?1, value ->> 3, value ->> 4) \
                FROM json_each(?2)";
-    let mut lines = Vec::with_capacity(entries.iter().map(|entry| entry.line.len()).sum());
-    let places: Vec<Value> = entries
-        .iter()
+    let mut lines = Vec::with_capacity(entries.clone().into_iter().map(|entry| entry.line.len()).sum());
+    let places: Vec<_> = entries
+        .into_iter()
         .map(|entry| {
             let decision = entry.decision.as_ref();
             let (entity, emits) = (decision.map(|d| &d.entity), u8::from(decision.is_some_and(|d| d.emits)));
-            let place = json!([entry.sequence, entity, emits, lines.len() + 1, entry.line.len()]);
+            let place = (entry.sequence, entity, emits, lines.len() + 1, entry.line.len());
             lines.extend_from_slice(&entry.line);
             place
         })
         .collect();
-    execute(tx, sqlx::query(sql).bind(lines).bind(json!(places).to_string()), "append records").await
+    execute(tx, sqlx::query(sql).bind(lines).bind(json(&places)), "append records").await
 }
 
 /// Of an entity with several decisions in the batch only the last head is written.
-pub(in super::super) async fn upsert_heads(tx: &mut Tx, entries: &[Entry]) -> Result<()> {
+pub(in super::super) async fn upsert_heads(tx: &mut Tx, entries: impl Entries<'_>) -> Result<()> {
     let sql = "INSERT INTO heads SELECT value ->> 0, value ->> 1, substr(?1, key * 32 + 1, 32), value ->> 2, value ->> 3 \
                FROM json_each(?2) WHERE true \
                ON CONFLICT (entity) DO UPDATE SET version = excluded.version, hash = excluded.hash, \
                                                   time = excluded.time, state = excluded.state";
-    let decisions = entries.iter().filter_map(|entry| entry.decision.as_ref());
+    let decisions = entries.into_iter().filter_map(|entry| entry.decision.as_ref());
     let last: std::collections::BTreeMap<&str, &Decision> = decisions.map(|d| (d.entity.as_str(), d)).collect();
     let mut hashes = Vec::with_capacity(last.len() * 32);
-    let heads: Vec<Value> = last
+    let heads: Vec<_> = last
         .values()
         .map(|Decision { entity, head, .. }| {
             hashes.extend_from_slice(&head.hash.0);
             let state = head.state.as_ref().map(|state| state.get());
-            json!([entity, head.version, head.time.map(|time| time.to_string()), state])
+            (entity, head.version, head.time, state)
         })
         .collect();
-    execute(tx, sqlx::query(sql).bind(hashes).bind(json!(heads).to_string()), "write heads").await
+    execute(tx, sqlx::query(sql).bind(hashes).bind(json(&heads)), "write heads").await
 }
 
-async fn insert_known(tx: &mut Tx, entries: &[Entry]) -> Result<()> {
+async fn insert_known(tx: &mut Tx, entries: impl Entries<'_>) -> Result<()> {
     let (mut keys, mut hashes, mut sequences, mut dead) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for entry in entries {
         let Some(Decision { identity: Some((key, digest)), dead: is_dead, .. }) = entry.decision.as_ref() else {
@@ -119,9 +144,9 @@ async fn insert_known(tx: &mut Tx, entries: &[Entry]) -> Result<()> {
     if keys.is_empty() {
         return Ok(());
     }
-    let sql = "INSERT INTO known SELECT substr(?1, key * 64 + 1, 32), substr(?1, key * 64 + 33, 32), value \
+    let sql = "INSERT OR FAIL INTO known SELECT substr(?1, key * 64 + 1, 32), substr(?1, key * 64 + 33, 32), value \
                FROM json_each(?2)";
-    execute(tx, sqlx::query(sql).bind(hashes).bind(json!(sequences).to_string()), "write known ids").await?;
+    execute(tx, sqlx::query(sql).bind(hashes).bind(json(&sequences)), "write known ids").await?;
     let tried = sqlx::query("SELECT 1 FROM attempts LIMIT 1").fetch_optional(&mut *tx).await;
     if tried.map_err(|e| failed("look for attempts", &e))?.is_some() {
         let sql = packed!("DELETE FROM attempts WHERE key IN (SELECT key FROM keys)");
@@ -205,15 +230,15 @@ pub(in super::super) async fn move_mark(tx: &mut Tx, batch: &Batch) -> Result<()
 pub(super) async fn fired(writer: &SqlitePool, epoch: u64, keys: Vec<Hash>) -> Result<()> {
     let writer = writer.clone();
     let task = tokio::spawn(async move {
-        let mut connection = writer.acquire().await.map_err(|e| failed("close a timer", &e))?;
-        let mut tx = connection.begin_with("BEGIN IMMEDIATE").await.map_err(|e| failed("close a timer", &e))?;
-        let row = sqlx::query("SELECT epoch FROM mark").fetch_one(&mut *tx).await;
-        let found = number(&row.map_err(|e| failed("check the fence", &e))?, 0)?;
-        if found != epoch {
-            return Err(StoreError::Fenced { ours: epoch, found });
-        }
-        drop_deferred(&mut tx, &keys).await?;
-        tx.commit().await.map_err(|e| failed("close a timer", &e))
+        transaction(&writer, "close a timer", async |tx: &mut Tx| {
+            let row = sqlx::query("SELECT epoch FROM mark").fetch_one(&mut *tx).await;
+            let found = number(&row.map_err(|e| failed("check the fence", &e))?, 0)?;
+            if found != epoch {
+                return Err(StoreError::Fenced { ours: epoch, found });
+            }
+            drop_deferred(tx, &keys).await
+        })
+        .await
     });
     task.await.map_err(|e| StoreError::Failed { doing: "close a timer", cause: e.to_string() })?
 }
@@ -221,6 +246,11 @@ pub(super) async fn fired(writer: &SqlitePool, epoch: u64, keys: Vec<Hash>) -> R
 pub(in super::super) async fn drop_deferred(tx: &mut Tx, keys: &[Hash]) -> Result<()> {
     let sql = packed!("DELETE FROM deferred WHERE key IN (SELECT key FROM keys)");
     execute(tx, with_keys(sql, keys), "close a timer").await
+}
+
+/// A list as one argument.
+fn json(list: &impl Serialize) -> String {
+    serde_json::to_string(list).expect("a list of numbers and text")
 }
 
 fn with_keys(sql: &'static str, keys: &[Hash]) -> Query {

@@ -4,7 +4,6 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use rhizon_kernel::chain::Hash;
 use rhizon_kernel::record::Tail;
-use sqlx::Connection as _;
 use sqlx::sqlite::SqliteConnection;
 
 use super::super::super::rows::{failed, signed};
@@ -85,17 +84,17 @@ impl JetStreamStore {
     async fn restore(&self) -> std::result::Result<Option<Proof>, Trouble> {
         let Some(found) = self.0.snapshots.shelf.get("index").await? else { return Ok(None) };
         let index: Index = serde_json::from_slice(&found.payload)?;
-        let broken = |e: sqlx::Error| Trouble::Store(failed("write the cache", &e));
-        let mut connection = self.0.cache.writer.acquire().await.map_err(broken)?;
-        let mut tx = connection.begin_with("BEGIN IMMEDIATE").await.map_err(broken)?;
-        self.known(&mut tx, &index.known).await?;
-        self.heads(&mut tx, &index.heads).await?;
-        self.waits(&mut tx, &index).await?;
         let missing = (index.lines.after > 0).then(|| Missing::all(index.lines.after));
-        if let Some(missing) = missing {
-            cache::set_missing(&mut tx, missing).await?;
-        }
-        tx.commit().await.map_err(broken)?;
+        append::transaction(&self.0.cache.writer, "write the cache", async |tx: &mut SqliteConnection| {
+            self.known(tx, &index.known).await?;
+            self.heads(tx, &index.heads).await?;
+            self.waits(tx, &index).await?;
+            if let Some(missing) = missing {
+                cache::set_missing(tx, missing).await?;
+            }
+            Ok::<_, Trouble>(())
+        })
+        .await?;
         self.0.gap.set(missing);
         let tail = (index.lines.after == 0).then(Tail::default);
         Ok(Some(Proof { index, stream: found.stream, tail }))

@@ -23,9 +23,10 @@ const DOING: &str = "take a snapshot";
 const PAGE: u64 = 500;
 
 impl JetStreamStore {
-    /// Takes one of what the cache holds now. Only the owner may.
+    /// Takes one of what is durable now. Only the owner may.
     pub async fn take_snapshot(&self) -> Result<()> {
         let _alone = self.0.snapshots.taking.lock().await;
+        self.settle().await?;
         let taken = async { Taking::begin(self).await?.run().await }.await;
         let counter = if taken.is_ok() { &self.0.metrics.taken } else { &self.0.metrics.failed };
         counter.inc();

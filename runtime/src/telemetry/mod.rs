@@ -72,6 +72,11 @@ impl Traces {
 }
 
 impl Tracer {
+    /// Whether spans go anywhere.
+    pub fn is_on(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Begins a span below `parent`, or a new trace when there is none.
     pub fn start(&self, name: String, kind: SpanKind, parent: &TraceContext, attributes: Vec<KeyValue>) -> Span {
         let Some(tracer) = &self.0 else { return Span { inner: None, context: parent.clone() } };

@@ -114,7 +114,7 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
 
     /// One span covers all tries of an event, until its effect is durable.
     fn begin_span(&mut self, id: SlotId) {
-        if self.spans.contains_key(&id) {
+        if !self.driver.tracer.is_on() || self.spans.contains_key(&id) {
             return;
         }
         let Some((slot, Body::Event { envelope, .. })) = self.window.slot(id).map(|slot| (slot, &slot.arrival.body))

@@ -22,18 +22,33 @@ use log::Workload;
 use matrix::Run;
 use workspace::Workspace;
 
+#[derive(Clone, Copy, Debug)]
+enum Compared {
+    Equal,
+    /// Nobody has said what is right.
+    No,
+}
+
 /// What came of one run.
 pub(crate) struct Outcome {
     number: usize,
     run: Run,
     /// From the first request to the last effect.
     took: Duration,
-    /// Equal to those expected, or the first difference, or why there are none.
-    states: Result<(), String>,
+    /// Whether they were compared with those expected, or the first difference, or why there are none.
+    states: Result<Compared, String>,
     kept: Option<[Kept; 2]>,
 }
 
 impl Outcome {
+    fn states(&self) -> &str {
+        match &self.states {
+            Ok(Compared::Equal) => "equal",
+            Ok(Compared::No) => "not compared",
+            Err(difference) => difference,
+        }
+    }
+
     #[allow(clippy::cast_precision_loss, reason = "a rate for people")]
     fn rate(&self, events: u64) -> f64 {
         if self.kept.is_some() { events as f64 / self.took.as_secs_f64() } else { 0.0 }
@@ -93,8 +108,9 @@ async fn follow(
     Ok((took, [permits.await?, ledger.await?]))
 }
 
-fn compare(expected: Option<&Expected>, [permits, ledger]: &[Kept; 2]) -> Result<(), String> {
-    expected.map_or(Ok(()), |expected| expected.compare_all(&permits.states, &ledger.states))
+fn compare(expected: Option<&Expected>, [permits, ledger]: &[Kept; 2]) -> Result<Compared, String> {
+    let Some(expected) = expected else { return Ok(Compared::No) };
+    expected.compare_all(&permits.states, &ledger.states).map(|()| Compared::Equal)
 }
 
 /// Says what all runs show together. What must not be ends in an error.

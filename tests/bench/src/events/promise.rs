@@ -3,8 +3,6 @@
 //! `permits` reads one stream, the log, so its entities decide the same in every run. `ledger` reads what `permits` sends:
 //! in the log's order with one shard and `ordering: Stream`; otherwise in the order in which shards or entities are done.
 
-use rhizon_api::agent::Ordering;
-
 use super::Outcome;
 use super::check::Kept;
 use super::matrix::Run;
@@ -25,7 +23,7 @@ pub(super) struct Verdict {
 }
 
 fn is_promised(agent: &str, run: &Run) -> bool {
-    agent == "permits" || (run.shards == 1 && run.ordering == Ordering::Stream)
+    agent == AGENTS[0] || run.keeps_order()
 }
 
 pub(super) fn judge(outcomes: &[Outcome]) -> [Verdict; 2] {
@@ -61,10 +59,12 @@ fn of_agent(index: usize, outcomes: &[Outcome]) -> Verdict {
 mod tests {
     use std::time::Duration;
 
+    use rhizon_api::agent::Ordering;
     use rhizon_kernel::chain::Hash;
     use rhizon_tests::permits::States;
 
     use super::*;
+    use crate::events::Compared;
     use crate::stores::Store;
 
     fn kept(hash: &[u8]) -> Kept {
@@ -73,7 +73,7 @@ mod tests {
 
     fn outcome(number: usize, shards: u32, ordering: Ordering, kept: [Kept; 2]) -> Outcome {
         let run = Run { store: Store::Postgres, batch: 1, concurrency: 1, shards, replicas: 1, ordering };
-        Outcome { number, run, took: Duration::from_secs(1), states: Ok(()), kept: Some(kept) }
+        Outcome { number, run, took: Duration::from_secs(1), states: Ok(Compared::Equal), kept: Some(kept) }
     }
 
     #[test]

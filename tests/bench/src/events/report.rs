@@ -32,7 +32,7 @@ pub(super) fn print_row(outcome: &Outcome, events: u64) {
         outcome.rate(events),
         root(0),
         root(1),
-        outcome.states.as_ref().map_or_else(String::as_str, |()| "equal")
+        outcome.states()
     );
 }
 
@@ -72,7 +72,7 @@ pub(super) fn as_json(workload: &Workload, outcomes: &[Outcome], verdicts: &[Ver
             "run": outcome.number, "store": run.store.name(), "batch": run.batch, "concurrency": run.concurrency,
             "shards": run.shards, "replicas": run.replicas, "ordering": ordering(run.ordering),
             "eventsPerSecond": outcome.rate(*events), "roots": { AGENTS[0]: root(0), AGENTS[1]: root(1) },
-            "states": outcome.states.as_ref().map_or_else(String::as_str, |()| "equal"),
+            "states": outcome.states(),
         })
     };
     let verdict = |verdict: &Verdict| {

@@ -63,9 +63,11 @@ impl<'a> Workspace<'a> {
         let client = Connection::start(&streams::nats("operator", &broker.url())).await?;
         create_streams(&client, run.store).await?;
         let place = Place { runtime: &options.runtime, dir, broker, database, name };
+        // The agents run in the example's folder.
+        let ledger = std::path::absolute(options.runtime.with_file_name("ledger"))?;
         let mut agents = [
             Agent::start(&place, run, "permits", Command::new("python3").arg("agents/permits.py")).await?,
-            Agent::start(&place, run, "ledger", &mut Command::new(options.runtime.with_file_name("ledger"))).await?,
+            Agent::start(&place, run, "ledger", &mut Command::new(&ledger)).await?,
         ];
         let settings = [agents[0].settings(&place)?, agents[1].settings(&place)?];
         for settings in &settings {

@@ -3,10 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use http_body_util::{BodyExt as _, Full};
@@ -17,19 +15,18 @@ use rhizon_kernel::chain::Hash;
 use rhizon_runtime::bus::nats::Connection;
 use rhizon_runtime::gateway;
 use rhizon_tests::nats;
-use ring::signature::{Ed25519KeyPair, KeyPair as _};
+use rhizon_tests::tokens::{ISSUER, Issuer};
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 const CLERK: &str = "system:serviceaccount:permits:clerk";
 const BATCHED: &str = "application/cloudevents-batch+json";
 
-/// A broker with a stream, a gateway, and the key of its issuer.
+/// A broker with a stream, a gateway, and its issuer.
 struct World {
     broker: nats::Server,
     operator: Connection,
-    key: Ed25519KeyPair,
+    issuer: Issuer,
     settings: settings::Gateway,
     path: PathBuf,
     client: Client<HttpConnector, Full<Bytes>>,
@@ -40,10 +37,6 @@ struct World {
 
 fn free_address() -> String {
     format!("127.0.0.1:{}", nats::free_port())
-}
-
-fn encode(bytes: impl AsRef<[u8]>) -> String {
-    URL_SAFE_NO_PAD.encode(bytes)
 }
 
 fn access(subject: &str) -> Access {
@@ -68,15 +61,13 @@ impl World {
             message_id_key: None,
         };
         let operator = Connection::start(&nats("operator")).await.unwrap();
-        let key = Ed25519KeyPair::generate_pkcs8(&ring::rand::SystemRandom::new()).unwrap();
-        let key = Ed25519KeyPair::from_pkcs8(key.as_ref()).unwrap();
-        let jwks = json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "k", "x": encode(key.public_key())}]});
+        let issuer = Issuer::new();
         let settings = settings::Gateway {
             workspace: "permits".into(),
             listen: free_address(),
             health_listen: free_address(),
             nats: nats("gateway"),
-            issuers: vec![settings::Issuer { issuer: ISSUER.into(), jwks }],
+            issuers: vec![settings::Issuer { issuer: ISSUER.into(), jwks: issuer.jwks() }],
             access: vec![access(CLERK)],
             limits: rhizon_kernel::Limits::default(),
             agents: vec![settings::Agent {
@@ -91,7 +82,7 @@ impl World {
         let (stop, stopped) = watch::channel(false);
         let running = tokio::spawn(gateway::cluster::run(path.clone(), stopped));
         let client = Client::builder(TokioExecutor::new()).build_http();
-        let world = Self { broker, operator, key, settings, path, client, stop, running, _folder: folder };
+        let world = Self { broker, operator, issuer, settings, path, client, stop, running, _folder: folder };
         let stream = json!({
             "name": "EVENTS", "subjects": ["ev.>", "to.>"], "storage": "file", "retention": "limits", "discard": "new",
             "max_bytes": max_bytes, "num_replicas": 1, "allow_atomic": true, "duplicate_window": 120_000_000_000_u64,
@@ -108,13 +99,6 @@ impl World {
 
     async fn stored(&self) -> u64 {
         self.ask("$JS.API.STREAM.INFO.EVENTS", &json!({})).await["state"]["messages"].as_u64().unwrap()
-    }
-
-    fn token(&self, subject: &str, audience: &str) -> String {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-        let claims = json!({"iss": ISSUER, "sub": subject, "aud": [audience], "exp": now + 600});
-        let text = format!("{}.{}", encode(r#"{"alg":"EdDSA","kid":"k"}"#), encode(claims.to_string()));
-        format!("{text}.{}", encode(self.key.sign(text.as_bytes())))
     }
 
     async fn call(&self, address: &str, token: Option<&str>, body: Option<String>, path: &str) -> (u16, Value) {
@@ -175,10 +159,10 @@ fn events(ids: std::ops::Range<usize>) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn only_proven_callers_publish_and_each_event_once() {
     let world = World::start(1 << 30).await;
-    let token = world.token(CLERK, "rhizon/permits");
+    let token = world.issuer.token(CLERK, "rhizon/permits");
     assert_eq!(world.call(&world.settings.listen, None, Some(events(0..1)), "/v1/events").await.0, 401);
-    assert_eq!(world.post(&world.token(CLERK, "rhizon/other"), events(0..1)).await.0, 401);
-    assert_eq!(world.post(&world.token("somebody", "rhizon/permits"), events(0..1)).await.0, 403);
+    assert_eq!(world.post(&world.issuer.token(CLERK, "rhizon/other"), events(0..1)).await.0, 401);
+    assert_eq!(world.post(&world.issuer.token("somebody", "rhizon/permits"), events(0..1)).await.0, 403);
     assert_eq!(world.stored().await, 0);
 
     assert_eq!(world.post(&token, events(0..300)).await, (202, json!({"accepted": 300})));
@@ -195,19 +179,19 @@ async fn only_proven_callers_publish_and_each_event_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn changed_settings_count_without_a_restart() {
     let world = World::start(1 << 30).await;
-    let token = world.token("somebody", "rhizon/permits");
+    let token = world.issuer.token("somebody", "rhizon/permits");
     assert_eq!(world.post(&token, events(0..1)).await.0, 403);
     let settings = settings::Gateway { access: vec![access("somebody")], ..world.settings.clone() };
     std::fs::write(&world.path, serde_json::to_vec(&settings).unwrap()).unwrap();
     world.until("granted", async || world.post(&token, events(0..1)).await.0 == 202).await;
-    assert_eq!(world.post(&world.token(CLERK, "rhizon/permits"), events(0..1)).await.0, 403);
+    assert_eq!(world.post(&world.issuer.token(CLERK, "rhizon/permits"), events(0..1)).await.0, 403);
     world.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_is_away_is_503_until_it_is_back() {
     let mut world = World::start(1 << 30).await;
-    let token = world.token(CLERK, "rhizon/permits");
+    let token = world.issuer.token(CLERK, "rhizon/permits");
     assert_eq!(world.post(&token, events(0..10)).await.0, 202);
     world.broker.kill();
     let (status, problem) = world.post(&token, events(10..20)).await;
@@ -223,7 +207,7 @@ async fn a_broker_that_is_away_is_503_until_it_is_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_nearly_full_stream_keeps_its_rest_for_agents() {
     let world = World::start(100_000).await;
-    let token = world.token(CLERK, "rhizon/permits");
+    let token = world.issuer.token(CLERK, "rhizon/permits");
     let mut sent = 0;
     let mut problem = Value::Null;
     world
@@ -284,7 +268,7 @@ fn dead_letter() -> String {
 async fn commands_reach_the_stream_once_and_in_order() {
     let world = World::start(1 << 30).await;
     let sidecar = play_sidecar(&world.operator).await;
-    let token = world.token(CLERK, "rhizon/permits");
+    let token = world.issuer.token(CLERK, "rhizon/permits");
     let redrive = format!("/v1/agents/permits/dead/{}/redrive", key_of("dead"));
     let command =
         async |path: &str| world.call(&world.settings.listen, Some(&token), Some(String::new()), path).await.0;
@@ -314,7 +298,7 @@ async fn commands_reach_the_stream_once_and_in_order() {
 async fn outcomes_are_asked_of_sidecars() {
     let world = World::start(1 << 30).await;
     let sidecar = play_sidecar(&world.operator).await;
-    let token = world.token(CLERK, "rhizon/permits");
+    let token = world.issuer.token(CLERK, "rhizon/permits");
     let ask = async |id: &str| {
         world.call(&world.settings.listen, Some(&token), None, &format!("/v1/events?source=/logs/a&id={id}")).await
     };

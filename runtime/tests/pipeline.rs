@@ -8,7 +8,7 @@ mod inprocess;
 use std::time::Duration;
 
 use common::events::admitted;
-use common::{config, example, expected, log};
+use common::{config, log};
 use inprocess::{Running, ledger, permits, settings, start, states};
 use rhizon_kernel::Envelope;
 use rhizon_kernel::replay::Replay;
@@ -22,6 +22,7 @@ use rhizon_runtime::reads::root;
 use rhizon_runtime::store::EventStore;
 use rhizon_runtime::store::memory::MemoryStore;
 use rhizon_runtime::store::sqlite::SqliteStore;
+use rhizon_tests::permits::{Expected, Log};
 
 /// Replays a whole journal; answers its root.
 async fn verify(store: &impl EventStore) -> String {
@@ -69,7 +70,7 @@ async fn run_chain<S: EventStore>(first: S, second: S) -> [String; 2] {
         settings(config("permits", "cmd.permit.record", &["evt.permit.recorded"])),
         settings(config("ledger", "evt.permit.recorded", &[])),
     );
-    let events = log(&example("events.ndjson"));
+    let events = log(&Log::sample().events);
     let total = events.len() as u64;
     let bus = |s: &rhizon_runtime::driver::Settings| stream.consumer(&s.config.agent, &s.config.subscribes);
     let mut one = start(&permits_settings, bus(&permits_settings), first.clone(), InProcess(permits));
@@ -82,9 +83,10 @@ async fn run_chain<S: EventStore>(first: S, second: S) -> [String; 2] {
     }
     until(&mut one, &first, "steps", total).await;
     until(&mut two, &second, "handled", total).await;
-    let [cases, officers] = expected(&example("expected.json"));
-    assert_eq!(states(&first).await, cases);
-    assert_eq!(states(&second).await, officers);
+    Expected::read(&Log::sample().expected)
+        .unwrap()
+        .compare_all(&states(&first).await, &states(&second).await)
+        .unwrap();
     assert!(matches!(one.stop().await, Stopped::Asked));
     assert!(matches!(two.stop().await, Stopped::Asked));
     [verify(&first).await, verify(&second).await]
@@ -94,7 +96,7 @@ async fn run_chain<S: EventStore>(first: S, second: S) -> [String; 2] {
 async fn a_restart_goes_on_where_the_store_stands() {
     let (stream, store) = (LocalStream::in_memory(), MemoryStore::default());
     let settings = settings(config("permits", "cmd.permit.record", &["evt.permit.recorded"]));
-    let events = log(&example("events.ndjson"));
+    let events = log(&Log::sample().events);
     for part in events.chunks(37) {
         let bus = stream.consumer("permits", &settings.config.subscribes);
         let running = start(&settings, bus, store.clone(), InProcess(permits));
@@ -105,7 +107,7 @@ async fn a_restart_goes_on_where_the_store_stands() {
     let mut last =
         start(&settings, stream.consumer("permits", &settings.config.subscribes), store.clone(), InProcess(permits));
     until(&mut last, &store, "steps", events.len() as u64).await;
-    assert_eq!(states(&store).await, expected(&example("expected.json"))[0]);
+    assert_eq!(states(&store).await, Expected::read(&Log::sample().expected).unwrap().permits);
     assert_eq!(stream.last_sequence(), 2 * events.len() as u64, "each output is published once");
     last.stop().await;
     verify(&store).await;
@@ -120,11 +122,11 @@ async fn a_newer_owner_fences_the_older_one() {
     old.report.wait_for(|report| report.attached).await.unwrap();
     let mut new = start(&settings, bus(), store.clone(), InProcess(permits));
     new.report.wait_for(|report| report.attached).await.unwrap();
-    let events = log(&example("events.ndjson"));
+    let events = log(&Log::sample().events);
     stream.publish(events.clone()).await.unwrap();
     assert!(matches!(old.task.await.unwrap(), Stopped::Store(_)));
     new.reaches(events.len() as u64).await;
-    assert_eq!(states(&store).await, expected(&example("expected.json"))[0]);
+    assert_eq!(states(&store).await, Expected::read(&Log::sample().expected).unwrap().permits);
     new.stop().await;
     verify(&store).await;
 }
@@ -207,7 +209,7 @@ async fn every_kind_of_failure_is_journaled_and_harms_no_other_event() {
 async fn the_embedded_engine_decides_the_same_as_the_driver() {
     let (stream, store) = (LocalStream::in_memory(), MemoryStore::default());
     let config = config("permits", "cmd.permit.record", &["evt.permit.recorded"]);
-    let events = log(&example("events.ndjson"));
+    let events = log(&Log::sample().events);
     let engine =
         Engine::start(config.clone(), InProcess(permits), stream.clone(), store.clone(), SystemClock).await.unwrap();
     for event in &events {
@@ -215,7 +217,7 @@ async fn the_embedded_engine_decides_the_same_as_the_driver() {
         assert!(matches!(engine.process_event(&envelope).await.unwrap(), Effect::Settled { .. }));
         assert_eq!(engine.process_event(&envelope).await.unwrap(), Effect::Duplicate);
     }
-    assert_eq!(states(&store).await, expected(&example("expected.json"))[0]);
+    assert_eq!(states(&store).await, Expected::read(&Log::sample().expected).unwrap().permits);
     assert_eq!(stream.last_sequence(), events.len() as u64, "each output is published once");
     let (driven, again) = (MemoryStore::default(), LocalStream::in_memory());
     let mut running = start(

@@ -8,32 +8,29 @@ mod world;
 
 use std::time::Duration;
 
-use common::{expected, log};
+use common::log;
 use rhizon_runtime::bus::Outgoing;
+use rhizon_tests::permits::{Expected, Log};
 use world::{Role, Store, World};
 
-/// The real log where it is at hand, and the sample of our own making elsewhere.
-fn data() -> (std::path::PathBuf, std::path::PathBuf) {
-    let shared = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/data");
-    let real = (shared.join("permits.ndjson"), shared.join("permits.expected.json"));
-    if real.0.exists() { real } else { (common::example("events.ndjson"), common::example("expected.json")) }
+fn data() -> (Vec<Outgoing>, Expected) {
+    let Log { events, expected } = Log::at_hand();
+    (log(&events), Expected::read(&expected).unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn roots_are_those_of_the_calm_run_whatever_is_killed() {
-    let (events, result) = data();
-    let events = log(&events);
-    let [cases, officers] = expected(&result);
+    let (events, expected) = data();
 
     let mut calm = World::start().await;
     calm.publish(&events).await;
     calm.wait_for_total(events.len() as u64).await;
-    let roots = calm.check(&cases, &officers).await;
+    let roots = calm.check(&expected).await;
     calm.stop().await;
 
     for store in [Store::Sqlite, Store::Postgres, Store::JetStream] {
         let stormy = storm(store, &events).await;
-        assert_eq!(stormy.check(&cases, &officers).await, roots, "{store:?}");
+        assert_eq!(stormy.check(&expected).await, roots, "{store:?}");
         stormy.stop().await;
     }
 }
@@ -64,9 +61,7 @@ async fn a_second_sidecar_of_the_same_agent_makes_the_first_one_stop() {
 }
 
 async fn overtake(store: Store) {
-    let (events, result) = data();
-    let events = log(&events);
-    let [cases, officers] = expected(&result);
+    let (events, expected) = data();
     let mut world = World::start_on(store, Vec::new()).await;
     let publisher = world.publish_beside(events.clone());
     tokio::time::sleep(Duration::from_millis(150)).await;
@@ -74,15 +69,13 @@ async fn overtake(store: Store) {
     assert!(!world.exit_of_first(0).await.success(), "the older sidecar says that it was taken over");
     publisher.await.unwrap();
     world.wait_for_total(events.len() as u64).await;
-    world.check(&cases, &officers).await;
+    world.check(&expected).await;
     world.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drained_sidecar_takes_nothing_until_its_agent_was_replaced_and_charges_no_attempt() {
-    let (events, result) = data();
-    let events = log(&events);
-    let [cases, officers] = expected(&result);
+    let (events, expected) = data();
     let mut world = World::start().await;
     world.wait_until_ready(0).await;
     let publisher = world.publish_beside(events.clone());
@@ -96,7 +89,7 @@ async fn a_drained_sidecar_takes_nothing_until_its_agent_was_replaced_and_charge
     }
     publisher.await.unwrap();
     world.wait_for_total(events.len() as u64).await;
-    world.check(&cases, &officers).await;
+    world.check(&expected).await;
     let (_, metrics) = world.health(0, "/metrics").await;
     assert!(
         metrics.contains(&format!("rhizon_events_decided_total{{category=\"processed\"}} {}", events.len())),

@@ -9,7 +9,8 @@ pub(crate) fn bench(arguments: &[String]) -> Result<()> {
     let server = tools::path("nats-server")?;
     packages::ensure_postgres()?;
     let repository = dirs::repository();
-    let build = ["build", "--release", "--quiet", "--package", "rhizon-runtime", "--package", "rhizon-bench"];
+    let packages = ["rhizon-runtime", "rhizon-bench", "ledger"].into_iter().flat_map(|package| ["--package", package]);
+    let build = ["build", "--release", "--quiet"].into_iter().chain(packages);
     ui::step("release build", || exec::stream(exec::command("cargo", build).current_dir(&repository)))?;
     let release = repository.join("target/release");
     let mut command = exec::command(release.join("rhizon-bench"), ["run", "--runtime"]);

@@ -63,9 +63,9 @@ enum Command {
         #[arg(long)]
         check: bool,
     },
-    /// Measure throughput and latency with real processes, without a cluster
+    /// Measure throughput and latency with real processes, without a cluster; with --events, run a log in many ways
     Bench {
-        /// For the benchmark, such as --events 100000 --json
+        /// For the benchmark, such as --count 100000 --json, or --events
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },

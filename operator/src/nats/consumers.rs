@@ -7,7 +7,6 @@ use super::{
 };
 use async_nats::Client;
 use rhizon_api::settings::{Retry, Shard, Sidecar, Store};
-use rhizon_kernel::subject;
 use serde_json::{Value, json};
 
 /// JetStream's codes for a consumer and a stream that do not exist.
@@ -84,7 +83,7 @@ fn of_journal(shard: &Shard) -> Option<Consumer> {
 /// The filters let through all that counts behind what is handled: what was unsubscribed from, until its last event is.
 fn of_shard(settings: &Sidecar, shard: &Shard, handled: u64) -> Consumer {
     let name = shard.consumer.name.clone();
-    let filters = filters(settings, shard, handled);
+    let filters = settings.filters(shard, handled);
     let config = json!({
         "name": name,
         "durable_name": name,
@@ -101,27 +100,7 @@ fn of_shard(settings: &Sidecar, shard: &Shard, handled: u64) -> Consumer {
 
 /// How many filters each shard's consumer has.
 pub fn filters_of_a_shard(settings: &Sidecar) -> usize {
-    settings.shards.first().map_or(0, |shard| filters(settings, shard, 0).len())
-}
-
-/// A sole shard takes every partition; others name theirs.
-fn filters(settings: &Sidecar, shard: &Shard, handled: u64) -> Vec<String> {
-    let Sidecar { kernel, shards, .. } = settings;
-    let all = subject::filters(&kernel.agent, &kernel.subscribes_behind(handled));
-    let count = shards.len();
-    if count == 1 {
-        return all;
-    }
-    let ours = (0..subject::PARTITIONS).filter(|partition| usize::from(*partition) % count == shard.index as usize);
-    ours.flat_map(|partition| all.iter().map(move |filter| in_partition(filter, partition))).collect()
-}
-
-/// The filter with a partition in place of any: the fifth token of `ev.…`, the sixth of `to.…`.
-fn in_partition(filter: &str, partition: u8) -> String {
-    let place = if filter.starts_with("ev.") { 4 } else { 5 };
-    let number = partition.to_string();
-    let tokens = filter.split('.').enumerate().map(|(index, token)| if index == place { &number } else { token });
-    tokens.collect::<Vec<_>>().join(".")
+    settings.shards.first().map_or(0, |shard| settings.filters(shard, 0).len())
 }
 
 fn ack_wait_ms(retry: Retry) -> u64 {

@@ -20,14 +20,11 @@ use super::caller::Caller;
 use super::problem::Problem;
 use super::reader::{After, Question, ReadError, Reader, Reply, Verb};
 
-/// Most entities of one page.
-const PAGE_ENTITIES: u32 = 1000;
-
 type Readers = State<Arc<dyn Reader>>;
-type Page<T> = Result<Query<T>, QueryRejection>;
+pub(super) type Page<T> = Result<Query<T>, QueryRejection>;
 
 /// What is asked of an agent, by who may read it.
-fn may_ask<T>(caller: &Caller, agent: &str, asked: Page<T>) -> Result<T, Problem> {
+pub(super) fn may_ask<T>(caller: &Caller, agent: &str, asked: Page<T>) -> Result<T, Problem> {
     caller.may_read_of(agent)?;
     asked.map(|Query(asked)| asked).map_err(|error| invalid_query(&error))
 }
@@ -104,25 +101,6 @@ pub(super) async fn agent(
     Ok(json(&serde_json::json!(Listed { name: &agent, shards: caller.agent(&agent)?.shards, status })))
 }
 
-#[derive(Deserialize)]
-pub(super) struct EntityPage {
-    after: Option<String>,
-    limit: Option<u32>,
-}
-
-/// `GET /v1/agents/{agent}/entities?after=<key>&limit=<n>`
-pub(super) async fn entities(
-    caller: Caller,
-    State(reader): Readers,
-    Path(agent): Path<String>,
-    page: Page<EntityPage>,
-) -> Result<Response, Problem> {
-    let page = may_ask(&caller, &agent, page)?;
-    let limit = page.limit.unwrap_or(PAGE_ENTITIES).clamp(1, PAGE_ENTITIES);
-    let question = Question { after: page.after.map(After::Key), limit: Some(limit), ..Question::default() };
-    answer(&caller, reader.as_ref(), &agent, Verb::Entities, question).await
-}
-
 /// `GET /v1/agents/{agent}/entities/{entity}`
 pub(super) async fn entity(
     caller: Caller,
@@ -131,7 +109,8 @@ pub(super) async fn entity(
 ) -> Result<Response, Problem> {
     caller.may_read_of(&agent)?;
     let question = Question { entity: Some(entity), ..Question::default() };
-    answer(&caller, reader.as_ref(), &agent, Verb::Entity, question).await
+    let reply = reader.ask(&agent, Verb::Entity, question).await.and_then(Reply::into_json);
+    Ok(json_text(&reply.map_err(|error| problem(&caller, &agent, &error))?))
 }
 
 #[derive(Deserialize)]
@@ -220,17 +199,6 @@ pub(super) async fn open_dead_letter(
 pub(super) fn event_key(text: &str) -> Result<Hash, Problem> {
     let wrong = || Problem::invalid("invalid_key", "key", "an event's key is 64 lower-case hexadecimal digits");
     Hash::from_hex(text.as_bytes()).ok_or_else(wrong)
-}
-
-async fn answer(
-    caller: &Caller,
-    reader: &dyn Reader,
-    agent: &str,
-    verb: Verb,
-    question: Question,
-) -> Result<Response, Problem> {
-    let reply = reader.ask(agent, verb, question).await.and_then(Reply::into_json);
-    Ok(json_text(&reply.map_err(|error| problem(caller, agent, &error))?))
 }
 
 /// Pages as one stream, question after question. The first page is there before the answer begins, so that its error still

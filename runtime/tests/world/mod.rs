@@ -10,6 +10,7 @@ use rhizon_api::settings;
 use rhizon_kernel::replay::Replay;
 use rhizon_runtime::bus::Outgoing;
 use rhizon_runtime::bus::nats::Connection;
+use rhizon_tests::permits::{Expected, example};
 use rhizon_tests::{nats, postgres};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -73,7 +74,7 @@ impl World {
     pub(crate) async fn start_on(store: Store, environment: Vec<(&'static str, String)>) -> Self {
         let broker = nats::start(&nats::Options::default());
         let client = Connection::start(&setup::nats("gateway", &broker.url())).await.unwrap();
-        let script = common_example("agents/permits.py");
+        let script = example().join("agents/permits.py").to_str().unwrap().to_owned();
         let agents = [("permits", vec!["python3".to_owned(), script]), ("ledger", vec![ledger()])];
         let mut world = Self {
             store,
@@ -261,13 +262,8 @@ impl World {
     }
 
     /// States are those expected, both journals verify; answers the roots.
-    pub(crate) async fn check(
-        &self,
-        cases: &BTreeMap<String, Value>,
-        officers: &BTreeMap<String, Value>,
-    ) -> [String; 2] {
-        assert_eq!(&self.states("permits").await, cases);
-        assert_eq!(&self.states("ledger").await, officers);
+    pub(crate) async fn check(&self, expected: &Expected) -> [String; 2] {
+        expected.compare_all(&self.states("permits").await, &self.states("ledger").await).unwrap();
         [self.verify("permits").await, self.verify("ledger").await]
     }
 
@@ -302,8 +298,4 @@ impl World {
             }
         }
     }
-}
-
-fn common_example(file: &str) -> String {
-    super::common::example(file).to_str().unwrap().to_owned()
 }

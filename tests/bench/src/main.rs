@@ -1,14 +1,17 @@
-//! Measures the whole pipeline with real processes: nats-server, a sidecar, an agent. `cargo xtask bench` builds what it
-//! needs and runs it.
+//! Measures the whole pipeline with real processes: nats-server, a sidecar, an agent; or shows that a log has the same effects
+//! whatever is between. `cargo xtask bench` builds what it needs and runs it.
 
 mod agent;
 mod cases;
+mod events;
 mod limits;
 mod load;
 mod pipeline;
+mod processes;
 mod report;
 mod rig;
 mod stores;
+mod streams;
 mod usage;
 
 use std::path::PathBuf;
@@ -16,6 +19,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand, ValueEnum as _};
 
 use cases::{CASES, Case};
+use events::matrix::Ways;
 use stores::Store;
 
 #[derive(Parser)]
@@ -27,7 +31,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Throughput at saturation, and latency of single events and at half load, with each store.
-    Run(Options),
+    Run(Box<Options>),
     /// The agent that is measured with: it counts the events of an entity, and emits one for each.
     Agent,
 }
@@ -45,22 +49,32 @@ pub(crate) struct Options {
     pub cases: Vec<String>,
     /// Events of the plain case; the others have a share of it.
     #[arg(long, default_value_t = 60_000)]
-    pub events: usize,
+    pub count: usize,
+    /// Run a log of permits through the agents of the example instead, in many ways, and compare states and roots. Without a
+    /// file it is the real log where that is at hand, and the example's sample elsewhere.
+    #[arg(long, value_name = "FILE", num_args = 0..=1)]
+    #[allow(clippy::option_option, reason = "absent, without a file, with one")]
+    events: Option<Option<PathBuf>>,
+    /// What every entity's state must be in the end; without it, the result that stands beside the log.
+    #[arg(long, value_name = "FILE", requires = "events")]
+    pub expect: Option<PathBuf>,
     /// Leave out the latencies.
     #[arg(long)]
     pub throughput_only: bool,
     /// Print JSON instead of tables.
     #[arg(long)]
     pub json: bool,
+    #[command(flatten)]
+    pub ways: Ways,
 }
 
 impl Options {
     #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "a share")]
-    pub(crate) fn count(&self, case: Case) -> usize {
-        ((self.events as f64 * case.share) as usize).max(100)
+    pub(crate) fn events_of(&self, case: Case) -> usize {
+        ((self.count as f64 * case.share) as usize).max(100)
     }
 
-    fn stores(&self) -> Vec<Store> {
+    pub(crate) fn stores(&self) -> Vec<Store> {
         if self.stores.is_empty() { Store::value_variants().to_vec() } else { self.stores.clone() }
     }
 
@@ -79,7 +93,10 @@ fn main() -> anyhow::Result<()> {
     runtime.block_on(async {
         match cli.command {
             Command::Agent => agent::serve().await,
-            Command::Run(options) => run(&options).await,
+            Command::Run(options) => match &options.events {
+                Some(log) => events::run(&options, log.as_deref()).await,
+                None => run(&options).await,
+            },
         }
     })
 }
@@ -90,13 +107,13 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     for store in options.stores() {
         idle.push((store, pipeline::idle(options, store).await?));
     }
-    let sqlite = (options.events, limits::sqlite(options.events).await?);
-    let limits = report::Limits { sqlite, replayed: limits::replay(options.events)?, idle };
+    let sqlite = (options.count, limits::sqlite(options.count).await?);
+    let limits = report::Limits { sqlite, replayed: limits::replay(options.count)?, idle };
     let mut measured = Vec::new();
     for case in CASES.into_iter().filter(|case| options.wants(case)) {
         let mut columns = Vec::new();
         for store in options.stores() {
-            eprintln!("measuring {} with {}, {} events", case.name, store.name(), options.count(case));
+            eprintln!("measuring {} with {}, {} events", case.name, store.name(), options.events_of(case));
             columns.push((store, pipeline::measure(options, case, store).await?));
         }
         measured.push(columns);

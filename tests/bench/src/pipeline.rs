@@ -20,7 +20,7 @@ const ALONE: usize = 500;
 #[allow(clippy::cast_precision_loss, reason = "a rate")]
 pub(crate) async fn measure(options: &Options, case: Case, store: Store) -> anyhow::Result<Figures> {
     let mut rig = Rig::start(case, store).await?;
-    let count = options.count(case);
+    let count = options.events_of(case);
     let publishing = publish(&rig, count).await?;
     let direct = limits::agent(&rig, count.min(20_000)).await?;
     let (before, disk_before) = (rig.shares()?, flushes(rig.dir.path()));

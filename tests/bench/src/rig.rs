@@ -1,24 +1,23 @@
 //! Real processes for one run: a broker, an agent, and a sidecar that is started when its events are there.
 
-use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use bytes::Bytes;
-use rhizon_api::agent::{OperatingMode, Ordering, Protocol};
-use rhizon_api::settings;
+use rhizon_api::settings::Sidecar;
 use rhizon_kernel::identity::dedup_key;
-use rhizon_kernel::subject::{self, Subject};
-use rhizon_kernel::{Config, Envelope, Limits};
+use rhizon_kernel::subject::Subject;
+use rhizon_kernel::{Config, Envelope};
 use rhizon_runtime::bus::Outgoing;
 use rhizon_runtime::bus::nats::Connection;
 use rhizon_tests::nats;
-use serde_json::{Value, json, value::RawValue};
-use tokio::process::{Child, Command};
+use serde_json::{json, value::RawValue};
+use tokio::process::Command;
 
 use crate::Options;
-use crate::cases::{Agent, Case};
-use crate::stores::{Prepared, Store, create};
+use crate::cases::{Agent, Case, PLAIN};
+use crate::processes::{Process, bring_here, health_port};
+use crate::stores::{Database, Store, place};
+use crate::streams::{self, create_consumers, create_streams};
 use crate::usage::Usage;
 
 const COMMAND: &str = "cmd.bench.do";
@@ -30,10 +29,11 @@ pub(crate) struct Rig {
     pub dir: tempfile::TempDir,
     case: Case,
     broker: nats::Server,
-    store: Prepared,
+    _database: Option<Database>,
+    settings: Sidecar,
     pub agent_port: u16,
-    agent: Child,
-    sidecar: Option<Child>,
+    agent: Process,
+    sidecar: Option<Process>,
 }
 
 /// Of the three processes that share the machine.
@@ -47,41 +47,33 @@ pub(crate) struct Shares {
 impl Rig {
     pub(crate) async fn start(case: Case, store: Store) -> anyhow::Result<Self> {
         let broker = nats::start(&nats::Options::default());
-        let client = Connection::start(&nats_settings("gateway", &broker.url())).await?;
-        create_stream(&client).await?;
+        let client = Connection::start(&streams::nats("gateway", &broker.url())).await?;
+        create_streams(&client, store).await?;
         let dir = tempfile::tempdir()?;
-        let store = store.prepare(&client, dir.path()).await?;
+        let database = store.server().await?;
         let agent_port = nats::free_port();
-        let agent = start_agent(case.agent, agent_port)?;
-        until_listening(agent_port, Duration::from_secs(20)).await.context("the agent")?;
-        Ok(Self { client, dir, case, broker, store, agent_port, agent, sidecar: None })
+        let mut settings = settings(case, store)?;
+        place(&mut settings, dir.path(), database.as_ref(), "bench")?;
+        bring_here(&mut settings, &broker.url(), agent_port);
+        create_consumers(&client, &settings).await?;
+        let log = dir.path().join("agent.log");
+        let agent = Process::agent(&mut command(case.agent)?, agent_port, log).await.context("the agent")?;
+        Ok(Self { client, dir, case, broker, _database: database, settings, agent_port, agent, sidecar: None })
     }
 
     /// Returns how long it took until the sidecar listens.
     pub(crate) async fn start_sidecar(&mut self, options: &Options) -> anyhow::Result<Duration> {
-        let health = nats::free_port();
-        let settings = self.settings(health)?;
-        let path = self.dir.path().join("settings.json");
-        std::fs::write(&path, serde_json::to_vec(&settings)?)?;
         let began = Instant::now();
-        let mut command = Command::new(&options.runtime);
-        command.args(["sidecar", "--settings"]).arg(&path).env("RUST_LOG", "error").stderr(Stdio::inherit());
-        self.sidecar = Some(command.kill_on_drop(true).spawn()?);
-        until_listening(health, Duration::from_secs(20)).await.context("the sidecar")?;
+        let (dir, port) = (self.dir.path().join("sidecar"), health_port(&self.settings)?);
+        let sidecar = Process::runtime(&options.runtime, "sidecar", &self.settings, "bench-0", &dir, port).await;
+        self.sidecar = Some(sidecar.context("the sidecar")?);
         Ok(began.elapsed())
-    }
-
-    /// How many messages were ever on the stream.
-    pub(crate) async fn messages(&self) -> anyhow::Result<u64> {
-        let info = self.client.request("look", "$JS.API.STREAM.INFO.EVENTS".into(), Bytes::new()).await?;
-        let info: Value = serde_json::from_slice(&info)?;
-        info["state"]["last_seq"].as_u64().context("the stream's last sequence")
     }
 
     pub(crate) async fn wait_for(&self, messages: u64) -> anyhow::Result<()> {
         let (mut last, mut moved) = (0, Instant::now());
         loop {
-            let now = self.messages().await?;
+            let now = streams::messages(&self.client).await?;
             if now >= messages {
                 return Ok(());
             }
@@ -89,14 +81,15 @@ impl Rig {
                 (last, moved) = (now, Instant::now());
             }
             if moved.elapsed() > Duration::from_secs(30) {
-                bail!("the pipeline stands still at {now} of {messages} messages");
+                let said = self.sidecar.as_ref().map(Process::last_words).unwrap_or_default();
+                bail!("the pipeline stands still at {now} of {messages} messages: {said}");
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
     pub(crate) fn shares(&self) -> anyhow::Result<Shares> {
-        let of = |child: &Child| Usage::of(child.id().context("it has ended")?);
+        let of = |process: &Process| Usage::of(process.id()?);
         let sidecar = self.sidecar.as_ref().map(of).transpose().context("the sidecar")?.unwrap_or_default();
         let broker = Usage::of(self.broker.pid()).context("the broker")?;
         Ok(Shares { sidecar, broker, agent: of(&self.agent).context("the agent")? })
@@ -110,43 +103,20 @@ impl Rig {
     pub(crate) fn event(&self, n: usize) -> Outgoing {
         event(self.case, n)
     }
+}
 
-    fn settings(&self, health: u16) -> anyhow::Result<settings::Sidecar> {
-        Ok(settings::Sidecar {
-            kernel: config()?,
-            ordering: Ordering::Stream,
-            concurrency: self.case.batch,
-            batch_events: self.case.batch,
-            retry: settings::Retry { attempts: 5, initial_ms: 50, max_ms: 1_000 },
-            protocol: Protocol::Rhizon,
-            agent_url: format!("http://127.0.0.1:{}", self.agent_port),
-            nats: nats_settings("agent-bench", &self.broker.url()),
-            shards: vec![settings::Shard {
-                index: 0,
-                consumer: settings::Consumer { stream: "EVENTS".into(), name: "agent-bench".into(), first_sequence: 1 },
-                store: self.store.settings.clone(),
-            }],
-            replicas: 1,
-            health_listen: format!("127.0.0.1:{health}"),
-            drain_listen: format!("127.0.0.1:{}", nats::free_port()),
-            revision: "bench".into(),
-            operating_mode: OperatingMode::Running,
-        })
-    }
+/// What the operator would tell the sidecar of the agent that is measured.
+fn settings(case: Case, store: Store) -> anyhow::Result<Sidecar> {
+    let spec = json!({
+        "subscribes": [COMMAND], "publishes": [DONE], "container": {"image": "bench"},
+        "concurrency": case.batch, "batch": {"maxEvents": case.batch}, "store": {"kind": store.kind()},
+    });
+    Ok(Sidecar::from_agent("bench", "bench", &serde_json::from_value(spec)?)?)
 }
 
 /// The rules of the agent that is measured.
 pub(crate) fn config() -> anyhow::Result<Config> {
-    Ok(Config {
-        workspace: "bench".into(),
-        agent: "bench".into(),
-        subscribes: vec![COMMAND.parse()?],
-        publishes: vec![DONE.parse()?],
-        authorization: vec![],
-        limits: Limits::default(),
-        from: 0,
-        earlier: vec![],
-    })
+    Ok(settings(PLAIN, Store::Sqlite)?.kernel)
 }
 
 /// The subjects of what comes out.
@@ -163,44 +133,17 @@ pub(crate) fn event(case: Case, n: usize) -> Outgoing {
     Outgoing { subject, key: dedup_key("gateway", &event.source, &event.id), payload: event.to_json().into() }
 }
 
-fn start_agent(agent: Agent, port: u16) -> anyhow::Result<Child> {
-    let mut command = match agent {
-        Agent::Rust => Command::new(std::env::current_exe()?),
-        Agent::Python => Command::new("python3"),
-    };
-    match agent {
-        Agent::Rust => command.arg("agent"),
-        Agent::Python => command.args(["-c", PYTHON_AGENT]),
-    };
-    Ok(command.env("RHIZON_LISTEN", format!("127.0.0.1:{port}")).kill_on_drop(true).spawn()?)
-}
-
-async fn until_listening(port: u16, at_most: Duration) -> anyhow::Result<()> {
-    let began = Instant::now();
-    while tokio::net::TcpStream::connect(("127.0.0.1", port)).await.is_err() {
-        if began.elapsed() > at_most {
-            bail!("nobody listens on port {port} after {} s", at_most.as_secs());
+fn command(agent: Agent) -> anyhow::Result<Command> {
+    Ok(match agent {
+        Agent::Rust => {
+            let mut command = Command::new(std::env::current_exe()?);
+            command.arg("agent");
+            command
         }
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    Ok(())
-}
-
-fn nats_settings(user: &str, url: &str) -> settings::Nats {
-    settings::Nats { url: url.into(), user: user.into(), credentials: None, ca: None, message_id_key: None }
-}
-
-async fn create_stream(client: &Connection) -> anyhow::Result<()> {
-    let stream = json!({
-        "name": "EVENTS", "subjects": ["ev.>", "to.>"], "storage": "file", "discard": "new", "max_bytes": 4_u64 << 30,
-        "allow_atomic": true,
-    });
-    let filters = subject::filters("bench", &[COMMAND.parse()?]);
-    let consumer = json!({
-        "durable_name": "agent-bench", "ack_policy": "all", "ack_wait": 120_000_000_000_u64,
-        "max_ack_pending": 20_000, "filter_subjects": filters,
-    });
-    create(client, "$JS.API.STREAM.CREATE.EVENTS", stream).await?;
-    let consumer = json!({"stream_name": "EVENTS", "config": consumer});
-    create(client, "$JS.API.CONSUMER.CREATE.EVENTS.agent-bench", consumer).await
+        Agent::Python => {
+            let mut command = Command::new("python3");
+            command.args(["-c", PYTHON_AGENT]);
+            command
+        }
+    })
 }

@@ -1,25 +1,18 @@
-//! The stores that are measured, each with a server of its own where it needs one.
+//! The stores that are measured, and where they are on this machine.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use anyhow::bail;
+use anyhow::Context as _;
 use clap::ValueEnum;
-use rhizon_api::settings;
-use rhizon_runtime::bus::nats::Connection;
+use rhizon_api::agent::StoreKind;
+use rhizon_api::settings::{self, Sidecar};
 use rhizon_tests::postgres;
-use serde_json::{Value, json};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Store {
     Sqlite,
     Postgres,
     Jetstream,
-}
-
-/// A store that is ready to be used, for as long as the value lives.
-pub(crate) struct Prepared {
-    pub settings: settings::Store,
-    _server: Option<postgres::Server>,
 }
 
 impl Store {
@@ -31,53 +24,49 @@ impl Store {
         }
     }
 
-    pub(crate) async fn prepare(self, client: &Connection, dir: &Path) -> anyhow::Result<Prepared> {
-        let mut server = None;
-        let settings = match self {
-            Self::Sqlite => settings::Store::Sqlite { path: dir.join("store.sqlite") },
-            Self::Postgres => {
-                let started = tokio::task::spawn_blocking(postgres::start).await?;
-                let url_file = dir.join("url");
-                std::fs::write(&url_file, started.url())?;
-                server = Some(started);
-                settings::Store::Postgres { url_file, schema: "bench".into() }
-            }
-            Self::Jetstream => {
-                create_journal(client).await?;
-                settings::Store::JetStream {
-                    stream: "JOURNAL".into(),
-                    subject: "jr.bench.0".into(),
-                    consumer: "agent-bench_0".into(),
-                    snapshot_stream: "SNAPSHOTS".into(),
-                    snapshot_subject: "sn.bench.0".into(),
-                    cache: dir.join("cache.sqlite"),
-                }
-            }
-        };
-        Ok(Prepared { settings, _server: server })
+    pub(crate) fn kind(self) -> StoreKind {
+        match self {
+            Self::Sqlite => StoreKind::SQLite,
+            Self::Postgres => StoreKind::Postgres,
+            Self::Jetstream => StoreKind::JetStream,
+        }
+    }
+
+    /// The server that the store needs besides the broker.
+    pub(crate) async fn server(self) -> anyhow::Result<Option<Database>> {
+        Ok(if self == Self::Postgres { Some(Database::start().await?) } else { None })
     }
 }
 
-async fn create_journal(client: &Connection) -> anyhow::Result<()> {
-    let stream = json!({
-        "name": "JOURNAL", "subjects": ["jr.>"], "storage": "file", "discard": "new", "max_bytes": 2_u64 << 30,
-    });
-    let consumer = json!({ "durable_name": "agent-bench_0", "ack_policy": "none", "filter_subject": "jr.bench.0" });
-    create(client, "$JS.API.STREAM.CREATE.JOURNAL", stream).await?;
-    let snapshots = json!({
-        "name": "SNAPSHOTS", "subjects": ["sn.>"], "storage": "file", "discard": "new", "max_bytes": 1_u64 << 30,
-        "max_msgs_per_subject": 1, "allow_direct": true,
-    });
-    create(client, "$JS.API.STREAM.CREATE.SNAPSHOTS", snapshots).await?;
-    let consumer = json!({"stream_name": "JOURNAL", "config": consumer});
-    create(client, "$JS.API.CONSUMER.CREATE.JOURNAL.agent-bench_0.jr.bench.0", consumer).await
+/// A PostgreSQL, for as long as the value lives.
+pub(crate) struct Database {
+    url_file: PathBuf,
+    _dir: tempfile::TempDir,
+    _server: postgres::Server,
 }
 
-pub(crate) async fn create(client: &Connection, subject: &str, request: Value) -> anyhow::Result<()> {
-    let answer = client.request("create", subject.into(), request.to_string().into()).await?;
-    let answer: Value = serde_json::from_slice(&answer)?;
-    if !answer["error"].is_null() {
-        bail!("{subject}: {answer}");
+impl Database {
+    async fn start() -> anyhow::Result<Self> {
+        let server = tokio::task::spawn_blocking(postgres::start).await?;
+        let dir = tempfile::tempdir()?;
+        let url_file = dir.path().join("url");
+        std::fs::write(&url_file, server.url())?;
+        Ok(Self { url_file, _dir: dir, _server: server })
+    }
+}
+
+/// Puts the stores of a pod's shards into its folder, or into schemas of this run.
+pub(crate) fn place(settings: &mut Sidecar, dir: &Path, database: Option<&Database>, run: &str) -> anyhow::Result<()> {
+    for shard in &mut settings.shards {
+        match &mut shard.store {
+            settings::Store::Sqlite { path } | settings::Store::JetStream { cache: path, .. } => {
+                *path = dir.join(path.file_name().context("a store's file")?);
+            }
+            settings::Store::Postgres { url_file, schema } => {
+                url_file.clone_from(&database.context("a server for Postgres")?.url_file);
+                *schema = format!("{schema}_{run}");
+            }
+        }
     }
     Ok(())
 }

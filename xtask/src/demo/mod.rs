@@ -1,6 +1,5 @@
 //! `cargo xtask demo`: the whole way of an event on a real cluster, from the client to the last effect, checked against an oracle.
 
-mod expected;
 mod progress;
 
 use std::fs;
@@ -8,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
+use rhizon_tests::permits::{self, Expected, States};
 use serde_json::Value;
 
 use crate::cluster::{self, Cluster};
 use crate::{dirs, exec, images, tools, ui};
-use expected::Expected;
 use progress::Workload;
 
 const WORKSPACE: &str = "permits";
@@ -29,12 +28,12 @@ pub(crate) enum Store {
 }
 
 pub(crate) fn demo(events: Option<PathBuf>, expect: Option<PathBuf>, store: Store) -> Result<()> {
-    let example = dirs::repository().join("examples/permits");
+    let sample = permits::Log::sample();
     // The sample brings its own result; with other events only the caller knows it.
-    let expect = expect.or_else(|| events.is_none().then(|| example.join("expected.json")));
-    let events = absolute(&events.unwrap_or_else(|| example.join("events.ndjson")))?;
+    let expect = expect.or_else(|| events.is_none().then_some(sample.expected));
+    let events = absolute(&events.unwrap_or(sample.events))?;
     let workload = Workload::read(&events)?;
-    let expected = expect.map(|path| Expected::read(&path)).transpose()?;
+    let expected = expect.map(|path| Expected::read(&path).map_err(Error::msg)).transpose()?;
 
     let cluster = cluster::up()?;
     images::build_and_load(&cluster, &[])?;
@@ -152,15 +151,18 @@ fn run_events(cluster: &Cluster, events: &Path, workload: &Workload) -> Result<(
 }
 
 fn compare(cluster: &Cluster, expected: &Expected) -> Result<()> {
-    expected.compare(&states(cluster, "permits")?, &states(cluster, "ledger")?)?;
-    ui::note(&format!("{} applications and {} officers all equal", expected.cases.len(), expected.resources.len()));
+    expected.compare(&states(cluster, "permits")?, &states(cluster, "ledger")?).map_err(Error::msg)?;
+    ui::note(&format!("{} applications and {} officers all equal", expected.permits.len(), expected.ledger.len()));
     Ok(())
 }
 
 /// Every entity's state of an agent.
-fn states(cluster: &Cluster, agent: &str) -> Result<expected::States> {
+fn states(cluster: &Cluster, agent: &str) -> Result<States> {
     let answer = exec::output(&mut client(cluster, &["state", agent, "-o", "json"]))?;
-    expected::read_states(&answer)
+    let answer: Value = serde_json::from_str(&answer).context("`rhizon state -o json` printed no JSON")?;
+    let items = answer["items"].as_array().context("`rhizon state -o json` printed no items")?;
+    let entity = |item: &Value| Some((item["entity"].as_str()?.to_owned(), item["state"].clone()));
+    items.iter().map(|item| entity(item).context("an item has no entity")).collect()
 }
 
 fn show(cluster: &Cluster, args: &[&str]) -> Result<()> {

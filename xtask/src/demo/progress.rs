@@ -6,9 +6,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use rhizon_tests::permits::States;
 use serde_json::Value;
 
-use super::expected::States;
 use crate::ui;
 
 const LIMIT: Duration = Duration::from_mins(5);

@@ -1,7 +1,8 @@
 //! Shards: what each has of its own, and which pod runs it.
 
-use super::paths;
+use super::{Sidecar, paths};
 use crate::agent::StoreKind;
+use rhizon_kernel::subject::{self, PARTITIONS};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -52,6 +53,28 @@ pub fn ordinal(pod: &str) -> Option<u32> {
     pod.rsplit_once('-')?.1.parse().ok()
 }
 
+impl Sidecar {
+    /// What a shard's consumer lets through of all that counts behind what is handled: what was unsubscribed from, until its
+    /// last event is. A sole shard takes every partition; others name theirs.
+    pub fn filters(&self, shard: &Shard, handled: u64) -> Vec<String> {
+        let all = subject::filters(&self.kernel.agent, &self.kernel.subscribes_behind(handled));
+        let count = self.shards.len();
+        if count == 1 {
+            return all;
+        }
+        let ours = (0..PARTITIONS).filter(|partition| usize::from(*partition) % count == shard.index as usize);
+        ours.flat_map(|partition| all.iter().map(move |filter| in_partition(filter, partition))).collect()
+    }
+}
+
+/// The filter with a partition in place of any: the fifth token of `ev.…`, the sixth of `to.…`.
+fn in_partition(filter: &str, partition: u8) -> String {
+    let place = if filter.starts_with("ev.") { 4 } else { 5 };
+    let number = partition.to_string();
+    let tokens = filter.split('.').enumerate().map(|(index, token)| if index == place { &number } else { token });
+    tokens.collect::<Vec<_>>().join(".")
+}
+
 impl Shard {
     pub(super) fn of_agent(agent: &str, kind: StoreKind, count: u32, index: u32) -> Self {
         Self { index, consumer: Consumer::of_agent(agent, count, index), store: Store::of_agent(agent, kind, index) }
@@ -99,7 +122,7 @@ impl Store {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::settings::{Sidecar, tests::spec};
+    use crate::settings::tests::spec;
     use serde_json::json;
 
     #[test]

@@ -1,13 +1,10 @@
 //! Event logs with known results.
 
-use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::{env, fs};
 
-use serde_json::{Value, json};
+use rhizon_tests::permits::{self, Expected, States};
 use tempfile::TempDir;
-
-use super::installation::repository;
 
 pub(crate) struct Log {
     pub(crate) events: PathBuf,
@@ -16,23 +13,18 @@ pub(crate) struct Log {
     dir: TempDir,
 }
 
-/// Every entity's state, by agent.
-pub(crate) type States = [BTreeMap<String, Value>; 2];
-
 impl Log {
     /// The example's own small log.
     pub(crate) fn sample() -> Self {
-        let example = repository().join("examples/permits");
-        Self::of(example.join("events.ndjson"), example.join("expected.json"))
+        Self::of(permits::Log::sample())
     }
 
-    /// The real log of `RHIZON_DATA` where it is at hand, and the sample elsewhere.
+    /// The real log where it is at hand, and the sample elsewhere.
     pub(crate) fn real() -> Self {
-        let Some(data) = env::var_os("RHIZON_DATA").map(PathBuf::from) else { return Self::sample() };
-        Self::of(data.join("permits.ndjson"), data.join("permits.expected.json"))
+        Self::of(permits::Log::at_hand())
     }
 
-    fn of(events: PathBuf, expected: PathBuf) -> Self {
+    fn of(permits::Log { events, expected }: permits::Log) -> Self {
         Self { events, expected, dir: tempfile::tempdir().expect("a temporary directory") }
     }
 
@@ -57,13 +49,9 @@ impl Log {
     }
 
     /// What agents `permits` and `ledger` must have in the end.
-    pub(crate) fn states(&self) -> States {
-        let expected: Value = serde_json::from_str(&read(&self.expected)).expect("the expected result is JSON");
-        let map = |field: &str, state: fn(&Value) -> Value| {
-            let all = expected[field].as_object().expect("the expected result has both parts");
-            all.iter().map(|(entity, value)| (entity.clone(), state(value))).collect()
-        };
-        [map("cases", Value::clone), map("resources", |count| json!({"handled": count}))]
+    pub(crate) fn states(&self) -> [States; 2] {
+        let Expected { permits, ledger } = Expected::read(&self.expected).expect("the expected result");
+        [permits, ledger]
     }
 }
 

@@ -17,6 +17,7 @@ mod capacity;
 pub mod cluster;
 mod commands;
 mod control;
+mod entities;
 mod events;
 mod ingest;
 pub mod local;
@@ -122,7 +123,7 @@ fn routes(app: App) -> Router {
         .route("/v1/events", post(events::post).get(outcomes::get).delete(commands::cancel))
         .route("/v1/agents", get(reads::agents))
         .route("/v1/agents/{agent}", get(reads::agent))
-        .route("/v1/agents/{agent}/entities", get(reads::entities))
+        .route("/v1/agents/{agent}/entities", get(entities::entities))
         .route("/v1/agents/{agent}/entities/{entity}", get(reads::entity))
         .route("/v1/agents/{agent}/entities/{entity}/history", get(reads::history))
         .route("/v1/agents/{agent}/journal", get(reads::journal))

@@ -20,14 +20,11 @@ use super::caller::Caller;
 use super::problem::Problem;
 use super::reader::{After, Question, ReadError, Reader, Reply, Verb};
 
-/// Most entities of one page.
-const PAGE_ENTITIES: u32 = 1000;
-
-type Readers = State<Arc<dyn Reader>>;
-type Page<T> = Result<Query<T>, QueryRejection>;
+pub(super) type Readers = State<Arc<dyn Reader>>;
+pub(super) type Page<T> = Result<Query<T>, QueryRejection>;
 
 /// What is asked of an agent, by who may read it.
-fn may_ask<T>(caller: &Caller, agent: &str, asked: Page<T>) -> Result<T, Problem> {
+pub(super) fn may_ask<T>(caller: &Caller, agent: &str, asked: Page<T>) -> Result<T, Problem> {
     caller.may_read_of(agent)?;
     asked.map(|Query(asked)| asked).map_err(|error| invalid_query(&error))
 }
@@ -102,25 +99,6 @@ pub(super) async fn agent(
     let status = serde_json::from_str(text.get())
         .map_err(|error| problem(&caller, &agent, &ReadError::Unreadable(error.to_string())))?;
     Ok(json(&serde_json::json!(Listed { name: &agent, shards: caller.agent(&agent)?.shards, status })))
-}
-
-#[derive(Deserialize)]
-pub(super) struct EntityPage {
-    after: Option<String>,
-    limit: Option<u32>,
-}
-
-/// `GET /v1/agents/{agent}/entities?after=<key>&limit=<n>`
-pub(super) async fn entities(
-    caller: Caller,
-    State(reader): Readers,
-    Path(agent): Path<String>,
-    page: Page<EntityPage>,
-) -> Result<Response, Problem> {
-    let page = may_ask(&caller, &agent, page)?;
-    let limit = page.limit.unwrap_or(PAGE_ENTITIES).clamp(1, PAGE_ENTITIES);
-    let question = Question { after: page.after.map(After::Key), limit: Some(limit), ..Question::default() };
-    answer(&caller, reader.as_ref(), &agent, Verb::Entities, question).await
 }
 
 /// `GET /v1/agents/{agent}/entities/{entity}`
@@ -308,6 +286,6 @@ pub(super) fn json(value: &serde_json::Value) -> Response {
     ([(CONTENT_TYPE, "application/json")], value.to_string()).into_response()
 }
 
-fn json_text(text: &RawValue) -> Response {
+pub(super) fn json_text(text: &RawValue) -> Response {
     ([(CONTENT_TYPE, "application/json")], text.get().to_owned()).into_response()
 }

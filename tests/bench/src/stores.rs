@@ -40,7 +40,7 @@ impl Store {
                 let url_file = dir.join("url");
                 std::fs::write(&url_file, started.url())?;
                 server = Some(started);
-                settings::Store::Postgres { url_file, schema: "bench".into() }
+                settings::Store::Postgres { url_file, schema: "bench".into(), account: "bench".into() }
             }
             Self::Jetstream => {
                 create_journal(client).await?;

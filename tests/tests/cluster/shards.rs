@@ -24,7 +24,7 @@ async fn shards_of_a_jetstream_store_move_and_nothing_is_lost() {
     let cluster = Cluster::ready().await;
     let workspace = Workspace::bare(&cluster, "test-shards", json!({})).await;
     apply_agents(&workspace, &json!({"kind": "JetStream"})).await;
-    move_shards(&workspace).await;
+    move_shards(&workspace, &[1, 2]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -48,7 +48,7 @@ async fn shards_of_a_postgres_store_move_and_nothing_is_lost() {
         let restarts = pods::container(&pod, "rhizon").map(|sidecar| sidecar.restart_count);
         assert_eq!(restarts, Some(0), "{} waited for its database", pod.name_any());
     }
-    move_shards(&workspace).await;
+    move_shards(&workspace, &[2]).await;
 
     // Made anew, the workspace has other streams, and the database still has the positions in the old ones.
     drop(workspace);
@@ -60,10 +60,10 @@ async fn shards_of_a_postgres_store_move_and_nothing_is_lost() {
     cluster.delete(&cluster.all::<Namespace>(), databases).await;
 }
 
-/// A log goes through the example while `permits` has two, three, one and two pods, and loses one.
-async fn move_shards(workspace: &Workspace) {
+/// A log goes through the example while `permits` has two pods, three, then so many, the last of which loses one.
+async fn move_shards(workspace: &Workspace, then: &[i32]) {
     let log = Log::real();
-    let parts = log.parts(6);
+    let parts = log.parts(4 + then.len());
     for agent in ["permits", "ledger"] {
         workspace.agent_is_ready(agent).await;
     }
@@ -73,12 +73,12 @@ async fn move_shards(workspace: &Workspace) {
     publishing.done().await;
     every_pod_has_a_share(workspace, &parts[..2]).await;
 
-    for (replicas, part) in [(1, &parts[2]), (2, &parts[3])] {
+    for (replicas, part) in then.iter().zip(&parts[2..]) {
         let publishing = workspace.rhizon().publishing(part);
-        scale(workspace, replicas).await;
+        scale(workspace, *replicas).await;
         publishing.done().await;
     }
-    let publishing = workspace.rhizon().publishing(&parts[4]);
+    let publishing = workspace.rhizon().publishing(&parts[2 + then.len()]);
     node::kill(&workspace.cluster, workspace.name, "agent-permits-1", "rhizon").await;
     publishing.done().await;
     every_pod_has_a_share(workspace, &parts).await;

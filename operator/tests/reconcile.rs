@@ -137,6 +137,8 @@ async fn a_postgres_store_needs_a_secret_that_is_meant_for_it() {
     let settings: Value = serde_json::from_str(settings["data"]["settings.json"].as_str().unwrap()).unwrap();
     assert_eq!(settings["shards"][1]["store"]["schema"], "rhizon_ledger_1");
     assert_eq!(settings["shards"][1]["consumer"]["name"], "agent-ledger_1");
+    let keys = workspace::read_keys("permits", &world.context).await.unwrap().unwrap();
+    assert_eq!(settings["shards"][1]["store"]["account"], keys.data.public_key());
     let everything = serde_json::to_string(&world.server.get(STATEFUL_SET)).unwrap() + &settings.to_string();
     assert!(!everything.contains("secret@"), "the connection string stays in its Secret");
 }

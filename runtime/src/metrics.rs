@@ -128,6 +128,7 @@ impl Metrics {
         let category = match error {
             StoreError::Fenced { .. } => "fenced",
             StoreError::Conflict { .. } => "conflict",
+            StoreError::Foreign(_) => "foreign",
             StoreError::Full(_) => "full",
             StoreError::TooLarge { .. } => "too_large",
             StoreError::NotYet { .. } => "not_yet",

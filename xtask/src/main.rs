@@ -36,7 +36,7 @@ enum Command {
         /// What every entity's state must be in the end
         #[arg(long, value_name = "FILE")]
         expect: Option<PathBuf>,
-        /// Where the agents keep their states and journals; fixed once they are there
+        /// Where the agents keep their states and journals; fixed once they are there. For Postgres a server comes with it
         #[arg(long, value_enum, default_value_t)]
         store: demo::Store,
     },
@@ -54,7 +54,7 @@ enum Command {
     Kubeconfig,
     /// Build the images and load them into the cluster
     Images {
-        /// Only these: operator, runtime, ledger, permits, nats, tools
+        /// Only these: operator, runtime, ledger, permits, nats, tools, postgres
         parts: Vec<String>,
     },
     /// Write what is generated from code: the custom resource definitions

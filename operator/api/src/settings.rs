@@ -279,7 +279,7 @@ mod tests {
 
     #[test]
     fn stores_are_written_as_documented() {
-        let postgres = json!({"kind": "postgres", "urlFile": "/u", "schema": "rhizon_a_0"});
+        let postgres = json!({"kind": "postgres", "urlFile": "/u", "schema": "rhizon_a_0", "account": "A"});
         let jetstream = json!({"kind": "jetStream", "stream": "J", "subject": "jr.a.0", "consumer": "agent-a-0", "snapshotStream": "S", "snapshotSubject": "sn.a.0", "cache": "/c"});
         for text in [postgres, jetstream] {
             let store: Store = serde_json::from_value(text.clone()).unwrap();

@@ -21,7 +21,10 @@ use crate::{
     workspace::validate::Problem,
 };
 use k8s_openapi::jiff::Timestamp;
-use rhizon_api::{RhizonAgent, settings::Sidecar};
+use rhizon_api::{
+    RhizonAgent,
+    settings::{Sidecar, Store},
+};
 use serde_json::json;
 
 pub async fn apply(
@@ -57,6 +60,9 @@ pub async fn apply(
     };
     for shard in &mut settings.shards {
         shard.consumer.first_sequence = first;
+        if let Store::Postgres { account, .. } = &mut shard.store {
+            *account = keys.data.public_key();
+        }
     }
     settings.nats.url.clone_from(&context.settings.nats_url);
     let name = agent.metadata.name.as_deref().unwrap_or_default();

@@ -1,108 +1,109 @@
-//! The list of an agent's entities: its shards' lists as one, in the order of keys.
-
-use std::sync::Arc;
+//! An agent's entities as one list in the order of their keys, whichever shards they are in.
 
 use axum::extract::{Path, State};
-use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use futures::future::try_join_all;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 
 use super::caller::Caller;
 use super::problem::Problem;
-use super::reader::{After, Question, ReadError, Reader, Verb};
-use super::reads::{Page, may_ask, problem};
+use super::reader::{After, Question, ReadError, Reply, Verb};
+use super::reads::{Page, Readers, json_text, may_ask, problem};
 
 /// Most entities of one page.
 const PAGE_ENTITIES: u32 = 1000;
 
 #[derive(Deserialize)]
-pub(super) struct Span {
+pub(super) struct EntityPage {
     after: Option<String>,
     limit: Option<u32>,
 }
 
-/// Entities as sidecars answer them, and the key behind which there are more.
-#[derive(Debug, Deserialize, Serialize)]
-struct Listed {
-    items: Vec<Box<RawValue>>,
+/// Some entities of a shard or of all, and the last of them if there are more.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Listing<T> {
+    items: Vec<T>,
     next: Option<String>,
 }
+
+#[derive(Deserialize)]
+struct Item {
+    entity: String,
+}
+
+type Keyed = (String, Box<RawValue>);
 
 /// `GET /v1/agents/{agent}/entities?after=<key>&limit=<n>`
 pub(super) async fn entities(
     caller: Caller,
-    State(reader): State<Arc<dyn Reader>>,
+    State(reader): Readers,
     Path(agent): Path<String>,
-    span: Page<Span>,
+    page: Page<EntityPage>,
 ) -> Result<Response, Problem> {
-    let Span { after, limit } = may_ask(&caller, &agent, span)?;
+    let EntityPage { after, limit } = may_ask(&caller, &agent, page)?;
     let limit = limit.unwrap_or(PAGE_ENTITIES).clamp(1, PAGE_ENTITIES);
     let question = Question { after: after.map(After::Key), limit: Some(limit), ..Question::default() };
-    let shards = 0..caller.agent(&agent)?.shards;
-    let pages = try_join_all(shards.map(|shard| ask(reader.as_ref(), &agent, shard, question.clone()))).await;
-    let merged = pages.and_then(|pages| merge(pages, limit as usize));
-    let text = serde_json::to_string(&merged.map_err(|error| problem(&caller, &agent, &error))?);
-    Ok(([(CONTENT_TYPE, "application/json")], text.expect("a page has only string keys")).into_response())
+    let ask = async |shard| {
+        let question = Question { shard: Some(shard), ..question.clone() };
+        read(reader.ask(&agent, Verb::Entities, question).await?)
+    };
+    let shards = try_join_all((0..caller.agent(&agent)?.shards).map(ask)).await;
+    let page = merge(shards.map_err(|error| problem(&caller, &agent, &error))?, limit as usize);
+    let text = to_raw_value(&page).map_err(|e| problem(&caller, &agent, &ReadError::Unreadable(e.to_string())))?;
+    Ok(json_text(&text))
 }
 
-async fn ask(reader: &dyn Reader, agent: &str, shard: u32, question: Question) -> Result<Listed, ReadError> {
-    let question = Question { shard: Some(shard), ..question };
-    let text = reader.ask(agent, Verb::Entities, question).await?.into_json()?;
-    serde_json::from_str(text.get()).map_err(|error| ReadError::Unreadable(error.to_string()))
+fn read(reply: Reply) -> Result<Listing<Keyed>, ReadError> {
+    let unreadable = |e: serde_json::Error| ReadError::Unreadable(e.to_string());
+    let text = reply.into_json()?;
+    let Listing { items, next } = serde_json::from_str::<Listing<Box<RawValue>>>(text.get()).map_err(unreadable)?;
+    let keyed = |item: Box<RawValue>| serde_json::from_str(item.get()).map(|Item { entity }| (entity, item));
+    Ok(Listing { items: items.into_iter().map(keyed).collect::<Result<_, _>>().map_err(unreadable)?, next })
 }
 
-/// Up to where the first of the pages ends that has more behind it: what comes then, its shard has not said yet.
-fn merge(pages: Vec<Listed>, limit: usize) -> Result<Listed, ReadError> {
-    let end = pages.iter().filter_map(|page| page.next.clone()).min();
-    let mut items = Vec::new();
-    for item in pages.into_iter().flat_map(|page| page.items) {
-        let entity = key(&item)?;
-        if end.as_ref().is_none_or(|end| entity <= *end) {
-            items.push((entity, item));
-        }
-    }
+/// One page: up to where every shard has been read, so that none of its entities is missing in between.
+fn merge(shards: Vec<Listing<Keyed>>, limit: usize) -> Listing<Box<RawValue>> {
+    let end = shards.iter().filter_map(|shard| shard.next.clone()).min();
+    let mut items: Vec<Keyed> = shards.into_iter().flat_map(|shard| shard.items).collect();
     items.sort_by(|(a, _), (b, _)| a.cmp(b));
-    let is_last = end.is_none() && items.len() <= limit;
-    items.truncate(limit);
+    let read = end.as_ref().map_or(items.len(), |end| items.partition_point(|(entity, _)| entity <= end));
+    let is_last = end.is_none() && read <= limit;
+    items.truncate(read.min(limit));
     let next = items.last().filter(|_| !is_last).map(|(entity, _)| entity.clone());
-    Ok(Listed { items: items.into_iter().map(|(_, item)| item).collect(), next })
-}
-
-fn key(item: &RawValue) -> Result<String, ReadError> {
-    #[derive(Deserialize)]
-    struct Item {
-        entity: String,
-    }
-    let item: Item = serde_json::from_str(item.get()).map_err(|error| ReadError::Unreadable(error.to_string()))?;
-    Ok(item.entity)
+    Listing { items: items.into_iter().map(|(_, item)| item).collect(), next }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn page(entities: &[&str], next: Option<&str>) -> Listed {
-        let item = |entity: &&str| RawValue::from_string(format!(r#"{{"entity":"{entity}"}}"#)).unwrap();
-        Listed { items: entities.iter().map(item).collect(), next: next.map(str::to_owned) }
-    }
-
-    fn merged(pages: Vec<Listed>, limit: usize) -> (Vec<String>, Option<String>) {
-        let Listed { items, next } = merge(pages, limit).unwrap();
-        (items.iter().map(|item| key(item).unwrap()).collect(), next)
-    }
-
-    #[test]
-    fn shards_are_listed_in_the_order_of_keys() {
-        let whole = merged(vec![page(&["b", "d"], None), page(&[], None), page(&["a", "c"], None)], 4);
-        assert_eq!(whole, (["a", "b", "c", "d"].map(str::to_owned).to_vec(), None));
+    /// What a shard with these entities answers.
+    fn shard(entities: &[&str], after: Option<&str>, limit: usize) -> Listing<Keyed> {
+        let rest: Vec<&&str> = entities.iter().filter(|entity| after.is_none_or(|after| **entity > after)).collect();
+        let page = &rest[..rest.len().min(limit)];
+        let raw = |entity: &str| RawValue::from_string(format!(r#"{{"entity":"{entity}"}}"#)).unwrap();
+        Listing {
+            items: page.iter().map(|entity| ((**entity).to_owned(), raw(entity))).collect(),
+            next: page.last().filter(|_| page.len() == limit).map(|last| (**last).to_owned()),
+        }
     }
 
     #[test]
-    fn nothing_is_passed_over_where_a_page_ends() {
-        let cut = |limit| merged(vec![page(&["b", "d"], Some("d")), page(&["a", "c", "e"], None)], limit);
-        assert_eq!(cut(10), (["a", "b", "c", "d"].map(str::to_owned).to_vec(), Some("d".to_owned())));
-        assert_eq!(cut(3), (["a", "b", "c"].map(str::to_owned).to_vec(), Some("c".to_owned())));
+    fn shards_are_one_list_in_order_whatever_the_pages() {
+        let shards: [&[&str]; 3] = [&["a", "b", "c", "g"], &["d", "h"], &["e", "f", "i"]];
+        for (page, limit) in (1..=10).flat_map(|page| (1..=10).map(move |limit| (page, limit))) {
+            let (mut all, mut after) = (Vec::new(), None);
+            loop {
+                let pages = shards.iter().map(|entities| shard(entities, after.as_deref(), page)).collect();
+                let Listing { items, next } = merge(pages, limit);
+                assert!(items.len() <= limit);
+                all.extend(items.iter().map(|item| serde_json::from_str::<Item>(item.get()).unwrap().entity));
+                let Some(next) = next else { break };
+                assert_eq!(all.last(), Some(&next), "what follows is behind what was given");
+                after = Some(next);
+            }
+            assert_eq!(all.concat(), "abcdefghi", "pages of {page} and {limit}");
+        }
     }
 }

@@ -20,7 +20,7 @@ use super::caller::Caller;
 use super::problem::Problem;
 use super::reader::{After, Question, ReadError, Reader, Reply, Verb};
 
-type Readers = State<Arc<dyn Reader>>;
+pub(super) type Readers = State<Arc<dyn Reader>>;
 pub(super) type Page<T> = Result<Query<T>, QueryRejection>;
 
 /// What is asked of an agent, by who may read it.
@@ -109,8 +109,7 @@ pub(super) async fn entity(
 ) -> Result<Response, Problem> {
     caller.may_read_of(&agent)?;
     let question = Question { entity: Some(entity), ..Question::default() };
-    let reply = reader.ask(&agent, Verb::Entity, question).await.and_then(Reply::into_json);
-    Ok(json_text(&reply.map_err(|error| problem(&caller, &agent, &error))?))
+    answer(&caller, reader.as_ref(), &agent, Verb::Entity, question).await
 }
 
 #[derive(Deserialize)]
@@ -201,6 +200,17 @@ pub(super) fn event_key(text: &str) -> Result<Hash, Problem> {
     Hash::from_hex(text.as_bytes()).ok_or_else(wrong)
 }
 
+async fn answer(
+    caller: &Caller,
+    reader: &dyn Reader,
+    agent: &str,
+    verb: Verb,
+    question: Question,
+) -> Result<Response, Problem> {
+    let reply = reader.ask(agent, verb, question).await.and_then(Reply::into_json);
+    Ok(json_text(&reply.map_err(|error| problem(caller, agent, &error))?))
+}
+
 /// Pages as one stream, question after question. The first page is there before the answer begins, so that its error still
 /// has a status; a later error breaks the connection off, which no client takes for the end.
 async fn lines(
@@ -276,6 +286,6 @@ pub(super) fn json(value: &serde_json::Value) -> Response {
     ([(CONTENT_TYPE, "application/json")], value.to_string()).into_response()
 }
 
-fn json_text(text: &RawValue) -> Response {
+pub(super) fn json_text(text: &RawValue) -> Response {
     ([(CONTENT_TYPE, "application/json")], text.get().to_owned()).into_response()
 }

@@ -65,10 +65,10 @@ impl Reader for Sidecar {
             (_, Verb::Status, _) => {
                 reply(json!({"ok": {"ready": true, "position": 9, "records": 3, "entities": 1, "root": "ab"}}))
             }
-            (_, Verb::Entities, after) => {
-                let key = if question.shard == Some(0) { "b" } else { "a" };
-                let item = json!({"entity": key, "after": after, "limit": question.limit});
-                reply(json!({"ok": {"items": [item], "next": null}}))
+            (_, Verb::Entities, Some(After::Key(after))) if after == "a/b" && question.limit == Some(5) => {
+                let entities: &[&str] = if question.shard == Some(0) { &["b", "d"] } else { &["c"] };
+                let items: Vec<Value> = entities.iter().map(|entity| json!({"entity": entity, "version": 1})).collect();
+                reply(json!({"ok": {"items": items, "next": null}}))
             }
             (_, Verb::Entity, _) if question.entity.as_deref() == Some("a b/c") => {
                 reply(json!({"ok": {"entity": "a b/c"}}))
@@ -251,8 +251,8 @@ async fn readers_see_what_sidecars_answer() {
     assert_eq!(api.get("/v1/agents/nobody").await.0, 404);
     assert_eq!(api.get("/v1/agents/*/entities").await.0, 404);
     let page = api.get("/v1/agents/permits/entities?after=a%2Fb&limit=5").await;
-    let item = |entity| json!({"entity": entity, "after": "a/b", "limit": 5});
-    assert_eq!(page, (200, json!({"items": [item("a"), item("b")], "next": null})));
+    let of_both_shards = ["b", "c", "d"].map(|entity| json!({"entity": entity, "version": 1}));
+    assert_eq!(page, (200, json!({"items": of_both_shards, "next": null})));
     assert_eq!(api.get("/v1/agents/permits/entities/a%20b%2Fc").await, (200, json!({"entity": "a b/c"})));
     assert_eq!(api.get("/v1/agents/permits/entities/unknown").await.0, 404);
     assert_eq!(api.get("/v1/agents/nobody/entities/a").await.0, 404);

@@ -13,10 +13,10 @@ use crate::bus::nats::Connection;
 use crate::driver::Stopped;
 use crate::gateway::{Question, Reply, Verb};
 use crate::reads::{self, Circumstances};
-use crate::store::EventStore;
 use crate::store::jetstream::{JetStreamStore, Place};
 use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
+use crate::store::{EventStore, StoreError};
 
 /// Answers what is asked of a shard.
 pub(super) struct Desk {
@@ -40,10 +40,10 @@ pub(super) async fn start(
             let store = opened.with_context(|| format!("opening the store {}", path.display()))?;
             Ok(driven.start(&shard, store, shards))
         }
-        settings::Store::Postgres { url_file, schema } => {
+        settings::Store::Postgres { url_file, schema, account } => {
             let url = tokio::fs::read_to_string(&url_file).await;
             let url = url.with_context(|| format!("reading the connection string {}", url_file.display()))?;
-            let store = PostgresStore::open(url.trim(), &schema).await.context("opening the Postgres store")?;
+            let store = PostgresStore::open(url.trim(), &schema, &account).context("opening the Postgres store")?;
             Ok(driven.start(&shard, store, shards))
         }
         settings::Store::JetStream { stream, subject, consumer, snapshot_stream, snapshot_subject, cache } => {
@@ -72,7 +72,9 @@ impl Driven {
         let (driving, shard) = (driver_settings(&settings, shard), shard.index);
         shards.spawn(async move {
             let stopped = parts.drive(driving, bus, store.clone(), place).await;
-            if let Stopped::StoreLost { .. } | Stopped::JournalBroken(_) = stopped {
+            if let Stopped::StoreLost { .. } | Stopped::JournalBroken(_) | Stopped::Store(StoreError::Foreign(_)) =
+                stopped
+            {
                 // Started again it would be the same. What there is can still be read.
                 tracing::error!(%stopped, shard, "the shard does not work; it only answers questions");
                 parts.reports[place].send_modify(|report| report.last_error = Some(stopped.to_string()));

@@ -249,6 +249,11 @@ pub enum StoreError {
     Fenced { ours: u64, found: u64 },
     #[error("the journal ends with record {found}, not {expected}: somebody else wrote to it")]
     Conflict { expected: u64, found: u64 },
+    #[error(
+        "schema {0} of the database belongs to another workspace, or to one that was deleted. Give the agent another database \
+         (spec.store.secretRef), or drop the schema to begin anew"
+    )]
+    Foreign(String),
     #[error("the store is full: {0}; give it more room (spec.store.size) or free some")]
     Full(String),
     #[error(

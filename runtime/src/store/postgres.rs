@@ -51,19 +51,21 @@ macro_rules! page {
 }
 
 impl PostgresStore {
-    /// Connects, and makes the schema or brings it up to date. `url` is a connection URI as libpq reads it.
-    pub async fn open(url: &str, schema: &str) -> Result<Self> {
+    /// Connects when it is first used: a database may come later. `url` is a connection URI as libpq reads it, `account`
+    /// the broker's, whose streams the store is about.
+    pub fn open(url: &str, schema: &str, account: &str) -> Result<Self> {
         let options = connect::options(url, schema)?;
-        let writer = Writer::new(options.clone());
-        within("migrate", connect::migrate(&writer, schema)).await?;
+        let writer = Writer::new(options.clone(), schema.to_owned(), account.to_owned());
         Ok(Self { writer: Arc::new(writer), readers: connect::readers(options) })
     }
 
     async fn rows(&self, doing: &'static str, query: Query<'_>) -> Result<Vec<PgRow>> {
+        self.writer.ready(doing).await?;
         within(doing, async { query.fetch_all(&self.readers).await.map_err(|e| failed(doing, &e)) }).await
     }
 
     async fn row(&self, doing: &'static str, query: Query<'_>) -> Result<Option<PgRow>> {
+        self.writer.ready(doing).await?;
         within(doing, async { query.fetch_optional(&self.readers).await.map_err(|e| failed(doing, &e)) }).await
     }
 

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use rhizon_runtime::store::postgres::PostgresStore;
 use rhizon_runtime::store::{EventStore, StoreError};
-use rhizon_tests::postgres;
+use rhizon_tests::{nats, postgres};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 use super::Stores as _;
@@ -75,8 +76,43 @@ async fn storm<S: EventStore>(store: S, mut crash: impl FnMut() + Send) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_is_killed_keeps_what_it_acknowledged() {
     let mut server = tokio::task::block_in_place(postgres::start);
-    let store = PostgresStore::open(&server.url(), "rhizon_a_0").await.unwrap();
+    let store = PostgresStore::open(&server.url(), "rhizon_a_0", "A").unwrap();
     storm(store, || server.crash()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_comes_later_is_waited_for() {
+    let door = nats::free_port();
+    let url = format!("postgres://rhizon@127.0.0.1:{door}/postgres?sslmode=disable");
+    let open = || PostgresStore::open(&url, "rhizon_late_0", "A").unwrap();
+    let (writes, reads) = (open(), open());
+    let early = [writes.claim().await.unwrap_err(), reads.counts().await.unwrap_err()];
+    assert!(early.iter().all(StoreError::is_transient), "{early:?}");
+
+    let server = tokio::task::block_in_place(postgres::shared).port();
+    let listener = TcpListener::bind(("127.0.0.1", door)).await.unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut server = TcpStream::connect(("127.0.0.1", server)).await.unwrap();
+            tokio::spawn(async move { tokio::io::copy_bidirectional(&mut client, &mut server).await });
+        }
+    });
+    assert_eq!(reads.counts().await.unwrap().records, 0);
+    assert_eq!(writes.claim().await.unwrap().epoch, 1);
+}
+
+/// A workspace that is made anew has new streams, and its database still has the old positions.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_of_other_streams_is_refused() {
+    let url = tokio::task::block_in_place(postgres::shared).url();
+    let open = |account| PostgresStore::open(&url, "rhizon_foreign_0", account).unwrap();
+    assert_eq!(open("A").claim().await.unwrap().epoch, 1);
+    let refused = [open("B").claim().await.unwrap_err(), open("B").counts().await.unwrap_err()];
+    assert!(
+        refused.iter().all(|error| matches!(error, StoreError::Foreign(_)) && !error.is_transient()),
+        "{refused:?}"
+    );
+    assert_eq!(open("A").mark().await.unwrap().epoch, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

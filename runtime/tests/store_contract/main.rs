@@ -74,7 +74,7 @@ impl Stores for Postgres {
     }
 
     async fn open(&self) -> PostgresStore {
-        PostgresStore::open(&rhizon_tests::postgres::shared().url(), &self.0).await.unwrap()
+        PostgresStore::open(&rhizon_tests::postgres::shared().url(), &self.0, "A").unwrap()
     }
 }
 

@@ -72,7 +72,7 @@ pub(crate) fn place(store: Store, dir: &Path, agent: &str, suffix: &str, postgre
             std::fs::write(&url_file, postgres_url).unwrap();
             // The server is for many tests, and this folder's name for nobody else.
             let world = dir.file_name().unwrap().to_str().unwrap().replace('.', "-");
-            settings::Store::Postgres { url_file, schema: format!("rhizon_{agent}_{world}") }
+            settings::Store::Postgres { url_file, schema: format!("rhizon_{agent}_{world}"), account: "A".into() }
         }
         Store::JetStream => settings::Store::JetStream {
             stream: "JOURNAL".into(),

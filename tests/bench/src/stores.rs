@@ -62,9 +62,10 @@ pub(crate) fn place(settings: &mut Sidecar, dir: &Path, database: Option<&Databa
             settings::Store::Sqlite { path } | settings::Store::JetStream { cache: path, .. } => {
                 *path = dir.join(path.file_name().context("a store's file")?);
             }
-            settings::Store::Postgres { url_file, schema } => {
+            settings::Store::Postgres { url_file, schema, account } => {
                 url_file.clone_from(&database.context("a server for Postgres")?.url_file);
                 *schema = format!("{schema}_{run}");
+                run.clone_into(account);
             }
         }
     }

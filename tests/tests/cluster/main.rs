@@ -10,5 +10,7 @@ mod kubectl;
 mod mistakes;
 mod network_policies;
 mod roots;
+mod rules;
+mod shards;
 mod steady_state;
 mod support;

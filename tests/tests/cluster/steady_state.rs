@@ -14,6 +14,7 @@ use serde_json::Value;
 use crate::support::cluster::Cluster;
 use crate::support::installation::{NAMESPACE, OPERATOR, variable};
 use crate::support::log::Log;
+use crate::support::pods;
 use crate::support::wait::{holds, until};
 use crate::support::workspace::Workspace;
 
@@ -65,7 +66,7 @@ async fn more_looks(cluster: &Cluster, before: &Looks, kinds: &[&str], more: u64
 /// How often the leader has looked, by its own metrics.
 async fn looks(cluster: &Cluster) -> Result<Looks, String> {
     for pod in cluster.pods(NAMESPACE, OPERATOR).await {
-        let metrics = metrics(cluster, &pod.name_any()).await?;
+        let metrics = pods::metrics(&cluster.within(NAMESPACE), &pod.name_any()).await?;
         if metrics.lines().any(|line| line == "rhizon_operator_leader 1") {
             return Ok(metrics.lines().filter_map(look).fold(Looks::new(), |mut all, (kind, count)| {
                 *all.entry(kind).or_default() += count;
@@ -81,18 +82,6 @@ fn look(line: &str) -> Option<(String, u64)> {
     let rest = line.strip_prefix("rhizon_operator_reconciles_total{kind=\"")?;
     let (kind, rest) = rest.split_once('"')?;
     Some((kind.to_owned(), rest.rsplit(' ').next()?.parse().ok()?))
-}
-
-async fn metrics(cluster: &Cluster, pod: &str) -> Result<String, String> {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let pods = cluster.within::<k8s_openapi::api::core::v1::Pod>(NAMESPACE);
-    let mut forward = pods.portforward(pod, &[9090]).await.map_err(|error| error.to_string())?;
-    let mut stream = forward.take_stream(9090).ok_or("the port was not forwarded")?;
-    let request = b"GET /metrics HTTP/1.1\r\nHost: operator\r\nConnection: close\r\n\r\n";
-    let mut answer = String::new();
-    stream.write_all(request).await.map_err(|error| error.to_string())?;
-    stream.read_to_string(&mut answer).await.map_err(|error| error.to_string())?;
-    Ok(answer)
 }
 
 async fn count<K>(cluster: &Cluster) -> u64

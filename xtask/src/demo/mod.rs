@@ -1,6 +1,7 @@
 //! `cargo xtask demo`: the whole way of an event on a real cluster, from the client to the last effect, checked against an oracle.
 
 mod progress;
+mod store;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,18 +15,9 @@ use serde_json::Value;
 use crate::cluster::{self, Cluster};
 use crate::{dirs, exec, images, tools, ui};
 use progress::Workload;
+pub(crate) use store::Store;
 
 const WORKSPACE: &str = "permits";
-
-/// The stores that need nothing besides Rhizon. For Postgres an agent names a Secret of its tenant.
-#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
-pub(crate) enum Store {
-    #[default]
-    #[value(name = "SQLite")]
-    Sqlite,
-    #[value(name = "JetStream")]
-    JetStream,
-}
 
 pub(crate) fn demo(events: Option<PathBuf>, expect: Option<PathBuf>, store: Store) -> Result<()> {
     let sample = permits::Log::sample();
@@ -50,9 +42,11 @@ pub(crate) fn demo(events: Option<PathBuf>, expect: Option<PathBuf>, store: Stor
 }
 
 fn run(cluster: &Cluster, events: &Path, workload: &Workload, expected: Option<&Expected>, store: Store) -> Result<()> {
-    let example = dirs::repository().join("examples/permits");
+    let examples = dirs::repository().join("examples");
+    let example = examples.join("permits");
     ui::step("helm install", || install(cluster))?;
     ui::step("workspace", || apply_workspace(cluster, &example))?;
+    ui::step("store", || store.prepare(cluster, &examples))?;
     ui::step("agents", || apply_agents(cluster, &example, store))?;
     run_events(cluster, events, workload)?;
     ui::step("cluster", || show(cluster, &["get", "rhizonworkspaces,rhizonagents", "-A"]))?;
@@ -93,11 +87,7 @@ fn apply_workspace(cluster: &Cluster, example: &Path) -> Result<()> {
 
 fn apply_agents(cluster: &Cluster, example: &Path, store: Store) -> Result<()> {
     exec::run(cluster.kubectl(["apply", "-f"])?.arg(example.join("access.yaml")))?;
-    let agents = fs::read_to_string(example.join("agents.yaml"))?;
-    let agents = match store {
-        Store::Sqlite => agents,
-        Store::JetStream => agents.replace("\nspec:\n", "\nspec:\n  store:\n    kind: JetStream\n"),
-    };
+    let agents = store.choose(&fs::read_to_string(example.join("agents.yaml"))?);
     let file = dirs::repository().join("target/demo-agents.yaml");
     fs::write(&file, agents)?;
     exec::run(cluster.kubectl(["apply", "-f"])?.arg(file))?;

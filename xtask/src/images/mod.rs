@@ -17,7 +17,7 @@ use rootfs::Base;
 /// Nobody in particular: pods with the `restricted` profile may not run as root.
 const NONROOT: &str = "65532:65532";
 
-const PARTS: &[&str] = &["operator", "runtime", "ledger", "permits", "nats", "tools"];
+const PARTS: &[&str] = &["operator", "runtime", "ledger", "permits", "nats", "tools", "postgres"];
 /// The crates behind the images that hold a binary of ours.
 const CRATES: &[(&str, &str)] = &[("operator", "rhizon-operator"), ("runtime", "rhizon-runtime"), ("ledger", "ledger")];
 
@@ -98,11 +98,13 @@ fn build_image(part: &str) -> Result<Image> {
         "ledger" => (Base::Plain, release("ledger"), "/usr/local/bin/ledger"),
         "nats" => (Base::Plain, tools::path("nats-server")?, "/usr/local/bin/nats-server"),
         "tools" => (Base::Python, tools::path("nats")?, "/usr/local/bin/nats"),
+        "postgres" => (Base::Postgres, dirs::repository().join("images/postgres.sh"), "/usr/local/bin/postgres.sh"),
         _ => (Base::Python, dirs::repository().join("examples/permits/agents/permits.py"), "/app/permits.py"),
     };
     let entrypoint = match part {
         "permits" => vec!["python3", place],
         "tools" => vec!["python3"],
+        "postgres" => vec!["sh", place],
         _ => vec![place],
     };
     let tag = if part == "nats" { tools::version("nats-server")? } else { version()? };

@@ -25,6 +25,8 @@ pub enum Store {
         /// File with the connection string.
         url_file: PathBuf,
         schema: String,
+        /// The broker's account: with other streams, the store's positions mean nothing.
+        account: String,
     },
     JetStream {
         stream: String,
@@ -106,6 +108,7 @@ impl Store {
             StoreKind::Postgres => Self::Postgres {
                 url_file: PathBuf::from(paths::STORE_URL),
                 schema: format!("rhizon_{}_{index}", agent.replace('-', "_")),
+                account: String::new(),
             },
             StoreKind::JetStream => Self::JetStream {
                 stream: "JOURNAL".to_owned(),
@@ -155,7 +158,7 @@ mod tests {
         let settings = Sidecar::from_agent("w", "a-1", &postgres).unwrap();
         assert_eq!(
             serde_json::to_value(&settings.shards[0].store).unwrap(),
-            json!({"kind": "postgres", "urlFile": "/etc/rhizon/store/url", "schema": "rhizon_a_1_0"})
+            json!({"kind": "postgres", "urlFile": "/etc/rhizon/store/url", "schema": "rhizon_a_1_0", "account": ""})
         );
     }
 }

@@ -1,6 +1,7 @@
 //! Connections: one that writes, a few that read, all of them with the same explicit rules.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
@@ -45,34 +46,48 @@ pub(super) fn readers(options: PgConnectOptions) -> PgPool {
 }
 
 /// Pods may start at the same moment: one of them migrates, under a lock that ends with its connection.
-pub(super) async fn migrate(writer: &Writer, schema: &str) -> Result<()> {
+async fn migrate(connection: &mut PgConnection, schema: &str, account: &str) -> Result<()> {
     let doing = "migrate";
-    let mut turn = writer.turn(doing).await?;
     let lock = sqlx::query("SELECT pg_advisory_lock(hashtextextended('rhizon ' || $1, 0))").bind(schema);
-    lock.execute(&mut *turn).await.map_err(|e| failed(doing, &e))?;
+    lock.execute(&mut *connection).await.map_err(|e| failed(doing, &e))?;
     let found = sqlx::query("SELECT 1 FROM pg_namespace WHERE nspname = $1").bind(schema);
     // A role that may use its schema need not be allowed to make one.
-    if found.fetch_optional(&mut *turn).await.map_err(|e| failed(doing, &e))?.is_none() {
+    if found.fetch_optional(&mut *connection).await.map_err(|e| failed(doing, &e))?.is_none() {
         let create = AssertSqlSafe(format!("CREATE SCHEMA \"{schema}\""));
-        turn.execute(create).await.map_err(|e| failed(doing, &e))?;
+        connection.execute(create).await.map_err(|e| failed(doing, &e))?;
     }
     let mut migrator = sqlx::migrate!("migrations/postgres");
-    let result = migrator.set_locking(false).run(&mut *turn).await;
+    // What `run` does, which takes more than a connection and gives a future that no other thread may take.
+    let result = migrator.set_locking(false).run_direct(None, connection, false).await;
     result.map_err(|e| StoreError::Failed { doing, cause: e.to_string() })?;
+    check_account(connection, schema, account).await?;
     let unlock = sqlx::query("SELECT pg_advisory_unlock_all()");
-    unlock.execute(&mut *turn).await.map_err(|e| failed(doing, &e))?;
-    turn.end(Ok(()))
+    unlock.execute(connection).await.map(drop).map_err(|e| failed(doing, &e))
 }
 
-/// The connection that writes. It is made when it is needed, and let go when it may be in the middle of something.
+/// Positions are those of one account's streams: with others, events would be passed over.
+async fn check_account(connection: &mut PgConnection, schema: &str, account: &str) -> Result<()> {
+    let doing = "look whose store it is";
+    let note = sqlx::query("UPDATE mark SET account = $1 WHERE account IS NULL").bind(account);
+    note.execute(&mut *connection).await.map_err(|e| failed(doing, &e))?;
+    let ours = sqlx::query("SELECT 1 FROM mark WHERE account = $1").bind(account);
+    let found = ours.fetch_optional(connection).await.map_err(|e| failed(doing, &e))?;
+    found.map(drop).ok_or_else(|| StoreError::Foreign(schema.to_owned()))
+}
+
+/// The connection that writes. It is made when it is needed, and let go when it may be in the middle of something. The first
+/// one makes the schema or brings it up to date.
 pub(super) struct Writer {
     options: PgConnectOptions,
+    schema: String,
+    account: String,
+    migrated: OnceLock<()>,
     connection: Mutex<Option<PgConnection>>,
 }
 
 impl Writer {
-    pub(super) fn new(options: PgConnectOptions) -> Self {
-        Self { options, connection: Mutex::new(None) }
+    pub(super) fn new(options: PgConnectOptions, schema: String, account: String) -> Self {
+        Self { options, schema, account, migrated: OnceLock::new(), connection: Mutex::new(None) }
     }
 
     /// Waits until nobody else writes.
@@ -81,9 +96,22 @@ impl Writer {
         if let Some(connection) = slot.take() {
             return Ok(Turn { slot, connection });
         }
-        let connect = async { PgConnection::connect_with(&self.options).await.map_err(|e| failed(doing, &e)) };
-        let connection = super::within(doing, connect).await?;
+        let connection = super::within(doing, self.connect(doing)).await?;
         Ok(Turn { slot, connection })
+    }
+
+    /// Returns when the schema is there to be read.
+    pub(super) async fn ready(&self, doing: &'static str) -> Result<()> {
+        if self.migrated.get().is_some() { Ok(()) } else { self.turn(doing).await?.end(Ok(())) }
+    }
+
+    async fn connect(&self, doing: &'static str) -> Result<PgConnection> {
+        let mut connection = PgConnection::connect_with(&self.options).await.map_err(|e| failed(doing, &e))?;
+        if self.migrated.get().is_none() {
+            migrate(&mut connection, &self.schema, &self.account).await?;
+            let _ = self.migrated.set(());
+        }
+        Ok(connection)
     }
 
     pub(super) async fn close(&self) {

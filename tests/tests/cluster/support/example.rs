@@ -39,6 +39,15 @@ pub(crate) fn inhabitants(workspace: &str) -> Vec<Value> {
     FILES[1..].iter().flat_map(|file| documents(&rename(file, workspace))).collect()
 }
 
+/// A PostgreSQL in a namespace of its own, and the workspace's Secret that leads there.
+pub(crate) fn postgres(workspace: &str, databases: &str) -> Vec<Value> {
+    let read = |file: &str| fs::read_to_string(repository().join("examples/postgres").join(file)).expect("the example");
+    let server = read("server.yaml").replace("databases\n", &format!("{databases}\n"));
+    let secret = read("secret.yaml").replace("postgres.databases.svc", &format!("postgres.{databases}.svc"));
+    let both = format!("{server}---\n{secret}").replace("permits", workspace);
+    documents(&both)
+}
+
 fn documents(yaml: &str) -> Vec<Value> {
     serde_norway::Deserializer::from_str(yaml)
         .map(|document| Value::deserialize(document).expect("the example is YAML"))

@@ -4,7 +4,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use kube::Api;
 use kube::api::AttachParams;
 use serde_json::{Value, json};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 /// Python and a NATS client.
 pub(crate) const TOOLS_IMAGE: &str = "localhost/rhizon/tools:0.1.0";
@@ -37,6 +37,17 @@ pub(crate) async fn exec(pods: &Api<Pod>, pod: &str, container: &str, command: &
         Some("Success") => Ok(printed.trim().to_owned()),
         _ => Err(format!("{printed}{said}")),
     }
+}
+
+/// What an operator or a sidecar counts.
+pub(crate) async fn metrics(pods: &Api<Pod>, pod: &str) -> Result<String, String> {
+    let mut forward = pods.portforward(pod, &[9090]).await.map_err(|error| error.to_string())?;
+    let mut stream = forward.take_stream(9090).ok_or("the port was not forwarded")?;
+    let request = b"GET /metrics HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n";
+    let mut answer = String::new();
+    stream.write_all(request).await.map_err(|error| error.to_string())?;
+    stream.read_to_string(&mut answer).await.map_err(|error| error.to_string())?;
+    Ok(answer)
 }
 
 /// A pod that waits for commands, as Pod Security `restricted` and a workspace's quota want it. The claims are mounted

@@ -76,6 +76,11 @@ impl Rhizon {
         root(&self.call(&["verify", agent, "-o", "json"]).await)
     }
 
+    /// Checks the journals of all shards and answers their roots.
+    pub(crate) async fn verify_shards(&self, agent: &str) -> Vec<String> {
+        self.call(&["verify", agent, "-o", "json"]).await.lines().map(root).collect()
+    }
+
     /// Every record of an agent's journal.
     pub(crate) async fn export(&self, agent: &str) -> Vec<Value> {
         let journal = self.call(&["export", agent]).await;

@@ -77,12 +77,15 @@ impl Workspace {
     }
 
     pub(crate) async fn agent_is_ready(&self, agent: &str) {
-        until(&format!("agent {}/{agent} is ready", self.name), PATIENCE, async || {
-            let live = self.agents().get(agent).await.map_err(|error| error.to_string())?;
-            let status = live.status.unwrap_or_default();
-            is_true(&status.conditions, status.observed_generation == live.metadata.generation)
-        })
-        .await;
+        let what = format!("agent {}/{agent} is ready", self.name);
+        until(&what, PATIENCE, async || self.agent_readiness(agent).await).await;
+    }
+
+    /// Whether it is ready now, with the spec that it has now.
+    pub(crate) async fn agent_readiness(&self, agent: &str) -> Result<(), String> {
+        let live = self.agents().get(agent).await.map_err(|error| error.to_string())?;
+        let status = live.status.unwrap_or_default();
+        is_true(&status.conditions, status.observed_generation == live.metadata.generation)
     }
 
     /// The agent's condition Ready is false for this reason; answers its message.

@@ -48,15 +48,18 @@ async fn shards_of_a_postgres_store_move_and_nothing_is_lost() {
         let restarts = pods::container(&pod, "rhizon").map(|sidecar| sidecar.restart_count);
         assert_eq!(restarts, Some(0), "{} waited for its database", pod.name_any());
     }
-    move_shards(&workspace, &[2]).await;
+    move_shards(&workspace, &[]).await;
 
     // Made anew, the workspace has other streams, and the database still has the positions in the old ones.
     drop(workspace);
     let workspace = Workspace::bare(&cluster, name, json!({})).await;
     cluster.apply(&secret[0]).await;
     apply_agents(&workspace, &store).await;
-    let message = workspace.agent_says("permits", "SidecarNotReady").await;
-    assert!(message.contains("belongs to another workspace"), "{message}");
+    until("the old database is refused", PATIENCE, async || {
+        let message = workspace.agent_says("permits", "SidecarNotReady").await;
+        holds(message.contains("belongs to another workspace"), message)
+    })
+    .await;
     cluster.delete(&cluster.all::<Namespace>(), databases).await;
 }
 

@@ -4,14 +4,19 @@ use std::{
     fmt::Write as _,
     fs::{self, File},
     net::{TcpListener, TcpStream},
+    ops::Range,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 use tempfile::TempDir;
 
 /// Names the binary; `cargo xtask test` sets it.
 pub const BINARY: &str = "RHIZON_NATS_SERVER";
+
+/// Below those that the kernel gives to connections, and those of Kubernetes.
+const PORTS: Range<u16> = 12_000..29_000;
 
 /// What the server should be like. The default has no accounts and no TLS.
 #[derive(Clone, Debug, Default)]
@@ -152,13 +157,19 @@ impl Drop for Server {
     }
 }
 
-/// A port that nobody had a moment ago.
+/// A port that nobody has, and that no outgoing connection is given: until a server listens there, and while one is down,
+/// nobody may come before it.
 ///
 /// # Panics
 /// When no port can be bound.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("binding a loopback port");
-    listener.local_addr().expect("the bound address").port()
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    // Processes begin at places of their own, and give each port once.
+    let begin = std::process::id().wrapping_mul(997);
+    let mut ports = std::iter::repeat_with(|| begin.wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed)))
+        .take(PORTS.len())
+        .map(|number| PORTS.start + u16::try_from(number as usize % PORTS.len()).expect("a range of ports"));
+    ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a loopback port that can be bound")
 }
 
 fn configuration(dir: &Path, port: u16, options: &Options) -> String {

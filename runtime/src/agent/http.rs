@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::try_join_all;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::client::legacy::Client;
@@ -25,7 +26,8 @@ pub struct HttpAgent {
     url: Arc<str>,
     protocol: Protocol,
     concurrency: usize,
-    /// Whether the agent that is there now was asked who it is, and whether it takes batches.
+    /// Whether the agent that is there now was asked who it is, and whether it takes batches. Before the first one has
+    /// said so it is not met with a connection for each event.
     described: Arc<AtomicBool>,
     batches: Arc<AtomicBool>,
 }
@@ -39,13 +41,14 @@ impl HttpAgent {
             .pool_max_idle_per_host(concurrency)
             .retry_canceled_requests(false)
             .build(connector);
+        let batches = AtomicBool::new(!matches!(protocol, Protocol::CloudEvents));
         Self {
             client,
             url: url.trim_end_matches('/').into(),
             protocol,
             concurrency,
             described: Arc::default(),
-            batches: Arc::default(),
+            batches: Arc::new(batches),
         }
     }
 
@@ -132,8 +135,8 @@ impl HttpAgent {
         if !self.described.load(Ordering::Relaxed) && !matches!(self.protocol, Protocol::CloudEvents) {
             self.describe().await.map_err(CallError::Unreachable)?;
         }
-        if let [item] = items.as_slice() {
-            return Ok(vec![self.receive(item).await?]);
+        if items.len() == 1 || !self.batches.load(Ordering::Relaxed) {
+            return try_join_all(items.iter().map(|item| self.receive(item))).await;
         }
         let body = Bytes::from(wire::batch(&items));
         let (status, body) = self.send(Method::POST, "/rhizon/v1/receive-batch", body, "application/json").await?;
@@ -161,4 +164,15 @@ fn root_cause(error: &dyn std::error::Error) -> String {
         cause = deeper;
     }
     cause.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn before_it_has_said_who_it_is_an_agent_gets_few_calls_and_not_one_for_each_event() {
+        let batch = |protocol| HttpAgent::new("http://127.0.0.1:1", protocol, 500).batch();
+        assert_eq!((batch(Protocol::Rhizon), batch(Protocol::CloudEvents)), (500, 1));
+    }
 }

@@ -148,15 +148,14 @@ impl EventStore for MemoryStore {
             if inner.mark.tail.sequence != batch.after && !planted::is(Fault::StaleAppendAccepted) {
                 return Err(StoreError::Conflict { expected: batch.after, found: inner.mark.tail.sequence });
             }
+            if planted::is(Fault::PositionGoesBack) {
+                inner.mark.position = 0;
+            }
+            inner.mark.follow(&batch);
             for entry in batch.entries {
                 inner.take_in(entry);
             }
             inner.change_waits(batch.waits);
-            let published = inner.mark.published.max(batch.published);
-            let position =
-                if planted::is(Fault::PositionGoesBack) { 0 } else { inner.mark.position }.max(batch.position);
-            let config = batch.config.or(inner.mark.config);
-            inner.mark = Mark { epoch: batch.epoch, position, published, tail: batch.tail, config };
             Ok(())
         })
     }

@@ -32,6 +32,7 @@ pub struct Mark {
 impl Mark {
     /// What is remembered once a batch is durable.
     pub(crate) fn follow(&mut self, batch: &Batch) {
+        self.epoch = batch.epoch;
         self.position = self.position.max(batch.position);
         self.published = self.published.max(batch.published);
         self.tail = batch.tail;

@@ -60,8 +60,11 @@ pub(in super::super) async fn write(tx: &mut Tx, batch: &Batch) -> Result<()> {
     move_mark(tx, batch).await
 }
 
-/// Records that follow each other, and what they decide.
+/// Records that follow each other, and what they decide. Often there are none: only the position moves, or what waits.
 pub(in super::super) async fn write_entries(tx: &mut Tx, entries: impl Entries<'_>) -> Result<()> {
+    if entries.clone().into_iter().next().is_none() {
+        return Ok(());
+    }
     insert_records(tx, entries.clone()).await?;
     upsert_heads(tx, entries.clone()).await?;
     insert_known(tx, entries).await

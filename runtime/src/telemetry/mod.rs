@@ -13,14 +13,15 @@ use opentelemetry::trace::{Span as _, SpanKind, TraceContextExt as _, Tracer as 
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
+use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// Logs as JSON lines on stderr, filtered by `RUST_LOG`.
 pub fn init_logs() {
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| {
-        tracing_subscriber::EnvFilter::new("info,async_nats=warn,sqlx=warn,opentelemetry=warn,opentelemetry_sdk=warn")
-    });
+    let asked = std::env::var("RUST_LOG").ok().and_then(|list| list.parse::<Targets>().ok());
+    let quiet = ["async_nats", "sqlx", "opentelemetry", "opentelemetry_sdk"].map(|name| (name, LevelFilter::WARN));
+    let filter = asked.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO).with_targets(quiet));
     let json = tracing_subscriber::fmt::layer().json().flatten_event(true).with_writer(std::io::stderr);
     tracing_subscriber::registry().with(filter).with(json).init();
 }

@@ -254,6 +254,36 @@ async fn polled(future: impl Future<Output = Result<()>>, polls: usize) -> bool 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_cache_does_not_grow_by_its_log_while_one_snapshot_follows_the_other() {
+    let (broker, dir) = (JetStream::start().await, tempfile::tempdir().unwrap());
+    let store = broker.open_in(dir.path()).await;
+    let mut mark = begin(&store).await;
+    let done = Arc::new(AtomicBool::new(false));
+    let taking = tokio::spawn({
+        let (store, done) = (store.clone(), done.clone());
+        async move {
+            let mut taken = 0;
+            while !done.load(Ordering::Relaxed) {
+                store.take_snapshot().await.unwrap();
+                taken += 1;
+            }
+            taken
+        }
+    });
+    let text = format!("\"{}\"", "x".repeat(8 << 10));
+    for round in 0..300 {
+        let event = |n| Event { state: state(&text), ..Event::new(&format!("e{n}"), &format!("{round}-{n}")) };
+        let events: Vec<Event> = (0..100).map(event).collect();
+        mark = append_all(&store, &mark, batch_of(&mark, &events)).await;
+    }
+    done.store(true, Ordering::Relaxed);
+    assert!(taking.await.unwrap() > 3);
+    // It begins anew at 64 MiB, or when a snapshot has read the heads.
+    let bytes = std::fs::metadata(dir.path().join("cache.sqlite-wal")).unwrap().len();
+    assert!(bytes < 100 << 20, "{bytes}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_is_killed_while_snapshots_are_taken_has_a_whole_one() {
     let mut broker = JetStream::start().await;
     let (store, mut mark) = with_large_states(&broker, 8).await;

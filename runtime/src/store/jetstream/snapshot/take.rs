@@ -1,6 +1,7 @@
 //! Taking a snapshot: what changed since the last one becomes chunks, and then an index names them.
 //!
-//! All is read from one state of the cache, through a connection of its own; appends go on meanwhile.
+//! All is read from one state of the cache, through a connection of its own; appends go on meanwhile. What never changes
+//! is read after that state was let go: as long as it is held, the cache's write-ahead log can only grow.
 
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -89,10 +90,11 @@ impl<'a> Taking<'a> {
     }
 
     async fn run(mut self) -> Result<Taken> {
-        let known = self.known().await?;
         let (heads, whole) = self.heads().await?;
         let waits = self.waits().await?;
         let lines = self.lines().await?;
+        sqlx::query("COMMIT").execute(&mut self.cache).await.map_err(|e| failed(DOING, &e))?;
+        let known = self.known().await?;
         let (stream, tail, epoch) = (self.applied, self.mark.tail, self.mark.epoch);
         let (sequence, link) = (tail.sequence, tail.link);
         let index = Index { stream, sequence, link, epoch, lines, known, heads, whole, waits };

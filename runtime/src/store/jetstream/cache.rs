@@ -10,7 +10,8 @@ use sqlx::Connection as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteSynchronous};
 
 use super::super::rows::{failed, hash, number, signed};
-use super::super::sqlite::{SqliteStore, append};
+use super::super::sqlite::SqliteStore;
+use super::super::sqlite::append::{self, known_ids};
 use super::super::{Batch, Entry, Result, StoreError};
 use super::gap::{Gap, Missing};
 use super::message::Change;
@@ -130,15 +131,9 @@ async fn settle(tx: &mut SqliteConnection, entries: &[Entry]) -> Result<()> {
     Ok(())
 }
 
-/// Of one identity the first record counts. In the order of the keys, since that is the order of the table.
-pub(super) async fn insert_known(tx: &mut SqliteConnection, mut known: Vec<(Hash, Hash, u64)>) -> Result<()> {
-    known.sort_unstable_by_key(|(key, _, sequence)| (*key, *sequence));
-    let hashes: Vec<u8> = known.iter().flat_map(|(key, digest, _)| [key.0, digest.0]).flatten().collect();
-    let sequences: Vec<u64> = known.iter().map(|(.., sequence)| *sequence).collect();
-    let sql = "INSERT OR IGNORE INTO known SELECT substr(?1, key * 64 + 1, 32), substr(?1, key * 64 + 33, 32), value \
-               FROM json_each(?2)";
-    let sequences = serde_json::to_string(&sequences).unwrap_or_default();
-    let query = sqlx::query(sql).bind(hashes).bind(sequences);
+/// Of one identity the first record counts.
+pub(super) async fn insert_known(tx: &mut SqliteConnection, known: Vec<(Hash, Hash, u64)>) -> Result<()> {
+    let query = append::with_known(known_ids!("INSERT OR IGNORE"), known);
     query.execute(tx).await.map_err(|e| failed("write known ids", &e))?;
     Ok(())
 }

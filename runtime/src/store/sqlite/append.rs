@@ -9,6 +9,17 @@ use super::super::{Batch, Decision, Deferred, Entry, Parked, RELEASED_TOGETHER, 
 use super::{failed, number, pack, packed, signed};
 use crate::failpoint::{self, Step};
 
+/// Inserts key, digest and record of each decision: both hashes are in `?1`, the records in `?2`.
+macro_rules! known_ids {
+    ($insert:literal) => {
+        concat!(
+            $insert,
+            " INTO known SELECT substr(?1, key * 64 + 1, 32), substr(?1, key * 64 + 33, 32), value FROM json_each(?2)"
+        )
+    };
+}
+pub(in super::super) use known_ids;
+
 type Tx = SqliteConnection;
 pub(in super::super) type Query = sqlx::query::Query<'static, Sqlite, SqliteArguments>;
 
@@ -132,24 +143,22 @@ pub(in super::super) async fn upsert_heads(tx: &mut Tx, entries: impl Entries<'_
 }
 
 async fn insert_known(tx: &mut Tx, entries: impl Entries<'_>) -> Result<()> {
-    let (mut keys, mut hashes, mut sequences, mut dead) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut known, mut dead) = (Vec::new(), Vec::new());
     for entry in entries {
         let Some(Decision { identity: Some((key, digest)), dead: is_dead, .. }) = entry.decision.as_ref() else {
             continue;
         };
-        keys.push(*key);
-        hashes.extend_from_slice(&[key.0, digest.0].concat());
-        sequences.push(entry.sequence);
+        known.push((*key, *digest, entry.sequence));
         if *is_dead {
             dead.push((*key, entry.sequence));
         }
     }
-    if keys.is_empty() {
+    if known.is_empty() {
         return Ok(());
     }
-    let sql = "INSERT OR FAIL INTO known SELECT substr(?1, key * 64 + 1, 32), substr(?1, key * 64 + 33, 32), value \
-               FROM json_each(?2)";
-    execute(tx, sqlx::query(sql).bind(hashes).bind(json(&sequences)), "write known ids").await?;
+    let keys: Vec<Hash> = known.iter().map(|(key, ..)| *key).collect();
+    let sql = known_ids!("INSERT OR FAIL");
+    execute(tx, with_known(sql, known), "write known ids").await?;
     let tried = sqlx::query("SELECT 1 FROM attempts LIMIT 1").fetch_optional(&mut *tx).await;
     if tried.map_err(|e| failed("look for attempts", &e))?.is_some() {
         let sql = packed!("DELETE FROM attempts WHERE key IN (SELECT key FROM keys)");
@@ -160,6 +169,14 @@ async fn insert_known(tx: &mut Tx, entries: impl Entries<'_>) -> Result<()> {
         execute(tx, query, "write dead letters").await?;
     }
     Ok(())
+}
+
+/// In the order of the keys, which is the order of the table; of one key the first record comes first.
+pub(in super::super) fn with_known(sql: &'static str, mut known: Vec<(Hash, Hash, u64)>) -> Query {
+    known.sort_unstable_by_key(|(key, _, sequence)| (*key, *sequence));
+    let hashes: Vec<u8> = known.iter().flat_map(|(key, digest, _)| [key.0, digest.0]).flatten().collect();
+    let sequences: Vec<u64> = known.iter().map(|(.., sequence)| *sequence).collect();
+    sqlx::query(sql).bind(hashes).bind(json(&sequences))
 }
 
 pub(in super::super) async fn change_waits(tx: &mut Tx, waits: &Waits) -> Result<()> {

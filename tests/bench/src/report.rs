@@ -67,7 +67,7 @@ fn rows(figures: &Figures) -> Vec<Row> {
         ("CPU of the broker, µs/event", cpu(broker.cpu)),
         ("CPU of the agent, µs/event", cpu(agent.cpu)),
         ("disk flushes per 1,000 events", figures.flushes.map(|flushes| flushes as f64 * 1e3 / count)),
-        ("sidecar resident, MB", Some(sidecar.resident_bytes as f64 / 1e6)),
+        ("sidecar resident at most, MB", Some(sidecar.peak_bytes as f64 / 1e6)),
         ("exec to listening, ms", Some(figures.ready.as_secs_f64() * 1e3)),
     ]
 }

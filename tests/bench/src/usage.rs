@@ -11,20 +11,24 @@ use anyhow::Context as _;
 pub(crate) struct Usage {
     pub cpu: Duration,
     pub resident_bytes: u64,
+    /// The most that was resident at any time.
+    pub peak_bytes: u64,
 }
 
 impl Usage {
     pub(crate) fn of(pid: u32) -> anyhow::Result<Self> {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let resident: u64 = status
-            .lines()
-            .find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.trim().parse().ok())
-            .context("its resident memory")?;
+        let resident = |field| {
+            let kilobytes = status.lines().find_map(|line| line.strip_prefix(field)?.trim().strip_suffix(" kB"));
+            let kilobytes: Option<u64> = kilobytes.and_then(|number| number.trim().parse().ok());
+            Ok::<_, anyhow::Error>(kilobytes.context("its resident memory")? * 1024)
+        };
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
         let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
         let times = fields.get(11..13).context("its CPU times")?;
         let ticks: u64 = times.iter().filter_map(|field| field.parse::<u64>().ok()).sum();
-        Ok(Self { cpu: Duration::from_millis(ticks * 10), resident_bytes: resident * 1024 })
+        let cpu = Duration::from_millis(ticks * 10);
+        Ok(Self { cpu, resident_bytes: resident("VmRSS:")?, peak_bytes: resident("VmHWM:")? })
     }
 }
 

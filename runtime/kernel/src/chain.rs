@@ -35,15 +35,16 @@ impl Hash {
         if hex.len() != 64 {
             return None;
         }
-        let mut bytes = [0; 32];
+        let (mut bytes, mut all) = ([0; 32], 0);
         for (byte, pair) in bytes.iter_mut().zip(hex.chunks_exact(2)) {
-            *byte = nibble(pair[0])? << 4 | nibble(pair[1])?;
+            let (high, low) = (NIBBLES[usize::from(pair[0])], NIBBLES[usize::from(pair[1])]);
+            all |= high | low;
+            *byte = high << 4 | low;
         }
-        Some(Hash(bytes))
+        (all < 16).then_some(Hash(bytes))
     }
 
     pub fn to_hex(&self) -> [u8; 64] {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut hex = [0; 64];
         for (pair, byte) in hex.chunks_exact_mut(2).zip(self.0) {
             pair[0] = DIGITS[usize::from(byte >> 4)];
@@ -53,14 +54,18 @@ impl Hash {
     }
 }
 
-/// Lower-case digits only: one hash has one spelling.
-fn nibble(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
+/// Of each byte its value as a digit, or more than a digit has. Lower-case digits only: one hash has one spelling.
+/// A table, since no branch can foresee the digits of a hash.
+const NIBBLES: [u8; 256] = {
+    let (mut nibbles, mut value) = ([u8::MAX; 256], 0_u8);
+    while value < 16 {
+        nibbles[DIGITS[value as usize] as usize] = value;
+        value += 1;
     }
-}
+    nibbles
+};
 
 impl fmt::Display for Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -28,6 +28,7 @@ pub(crate) fn demo(events: Option<PathBuf>, expect: Option<PathBuf>, store: Stor
     let expected = expect.map(|path| Expected::read(&path).map_err(Error::msg)).transpose()?;
 
     let cluster = cluster::up()?;
+    store.check(&cluster, WORKSPACE)?;
     images::build_and_load(&cluster, &[])?;
     if cluster.kind {
         images::build_binaries()?;

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use clap::ValueEnum as _;
 
 use crate::cluster::Cluster;
 use crate::exec;
@@ -19,6 +20,22 @@ pub(crate) enum Store {
 }
 
 impl Store {
+    /// An agent's store can't be changed: of an earlier demo's agents it must be this one.
+    pub(crate) fn check(self, cluster: &Cluster, workspace: &str) -> Result<()> {
+        let path = "jsonpath={.items[*].spec.store.kind}";
+        let mut get = cluster.kubectl(["get", "rhizonagents", "--namespace", workspace, "-o", path])?;
+        // On a new cluster there is no such kind of resource.
+        let kinds = exec::output(&mut get).unwrap_or_default();
+        let wanted = self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
+        match kinds.split_whitespace().find(|kind| *kind != wanted) {
+            None => Ok(()),
+            Some(other) => bail!(
+                "the agents of an earlier demo keep their states in {other}, and an agent's store can't be changed; \
+                 `cargo xtask down` removes them with their cluster"
+            ),
+        }
+    }
+
     /// Brings up what this store needs besides Rhizon, in the workspace that is there.
     pub(super) fn prepare(self, cluster: &Cluster, examples: &Path) -> Result<()> {
         let Self::Postgres = self else { return Ok(()) };

@@ -88,7 +88,8 @@ pub(super) async fn apply_together(cache: &SqliteStore, appends: &[Arc<Append>])
     let (Some(first), Some(last)) = (appends.first(), appends.last()) else { return Ok(()) };
     append::transaction(&cache.writer, "write the cache", async |tx: &mut SqliteConnection| {
         append::check_fence(tx, &first.batch).await?;
-        append::write_entries(tx, appends.iter().flat_map(|append| &append.batch.entries)).await?;
+        let entries = appends.iter().flat_map(|append| &append.batch.entries);
+        append::write_entries(tx, entries, known_ids!("INSERT OR FAIL")).await?;
         for append in appends {
             append::move_mark(tx, &append.batch).await?;
         }
@@ -100,40 +101,15 @@ pub(super) async fn apply_together(cache: &SqliteStore, appends: &[Arc<Append>])
 /// Takes in many appends at once, whose events may be known already.
 pub(super) async fn apply_appends(cache: &SqliteStore, batch: &Batch, applied: u64) -> Result<()> {
     append::transaction(&cache.writer, "write the cache", async |tx: &mut SqliteConnection| {
-        append::check_fence(tx, batch).await?;
-        append::insert_records(tx, &batch.entries).await?;
-        append::upsert_heads(tx, &batch.entries).await?;
-        let decisions = batch.entries.iter().filter_map(|entry| Some((entry.decision.as_ref()?, entry.sequence)));
-        let identities =
-            decisions.filter_map(|(decision, sequence)| decision.identity.map(|(key, digest)| (key, digest, sequence)));
-        insert_known(tx, identities.collect()).await?;
-        settle(tx, &batch.entries).await?;
-        append::change_waits(tx, &batch.waits).await?;
-        append::move_mark(tx, batch).await?;
+        append::write_knowing(tx, batch, known_ids!("INSERT OR IGNORE")).await?;
         set_applied(tx, applied).await
     })
     .await
 }
 
-/// What is decided is tried no more; what died is open.
-async fn settle(tx: &mut SqliteConnection, entries: &[Entry]) -> Result<()> {
-    let broken = |e: sqlx::Error| failed("write the cache", &e);
-    let sql = "DELETE FROM attempts WHERE key IN (SELECT key FROM known)";
-    sqlx::query(sql).execute(&mut *tx).await.map_err(broken)?;
-    let died = entries.iter().filter_map(|entry| {
-        let decision = entry.decision.as_ref().filter(|decision| decision.dead)?;
-        decision.identity.map(|(key, _)| (key, entry.sequence))
-    });
-    for (key, sequence) in died {
-        let query = sqlx::query("INSERT INTO dead VALUES (?, ?)").bind(key.0.to_vec()).bind(signed(sequence));
-        query.execute(&mut *tx).await.map_err(broken)?;
-    }
-    Ok(())
-}
-
 /// Of one identity the first record counts.
-pub(super) async fn insert_known(tx: &mut SqliteConnection, known: Vec<(Hash, Hash, u64)>) -> Result<()> {
-    let query = append::with_known(known_ids!("INSERT OR IGNORE"), known);
+pub(super) async fn insert_known(tx: &mut SqliteConnection, mut known: Vec<(Hash, Hash, u64)>) -> Result<()> {
+    let query = append::with_known(known_ids!("INSERT OR IGNORE"), &mut known);
     query.execute(tx).await.map_err(|e| failed("write known ids", &e))?;
     Ok(())
 }

@@ -63,8 +63,13 @@ pub(in super::super) async fn transaction<T, E: From<StoreError>>(
 
 /// All that a batch changes, within a transaction.
 pub(in super::super) async fn write(tx: &mut Tx, batch: &Batch) -> Result<()> {
+    write_knowing(tx, batch, known_ids!("INSERT OR FAIL")).await
+}
+
+/// The same; `insert_known` says what becomes of an event that is known already.
+pub(in super::super) async fn write_knowing(tx: &mut Tx, batch: &Batch, insert_known: &'static str) -> Result<()> {
     check_fence(tx, batch).await?;
-    write_entries(tx, &batch.entries).await?;
+    write_entries(tx, &batch.entries, insert_known).await?;
     if !batch.waits.is_empty() {
         change_waits(tx, &batch.waits).await?;
     }
@@ -72,13 +77,17 @@ pub(in super::super) async fn write(tx: &mut Tx, batch: &Batch) -> Result<()> {
 }
 
 /// Records that follow each other, and what they decide. Often there are none: only the position moves, or what waits.
-pub(in super::super) async fn write_entries(tx: &mut Tx, entries: impl Entries<'_>) -> Result<()> {
+pub(in super::super) async fn write_entries(
+    tx: &mut Tx,
+    entries: impl Entries<'_>,
+    insert_known: &'static str,
+) -> Result<()> {
     if entries.clone().into_iter().next().is_none() {
         return Ok(());
     }
     insert_records(tx, entries.clone()).await?;
     upsert_heads(tx, entries.clone()).await?;
-    insert_known(tx, entries).await
+    settle(tx, entries, insert_known).await
 }
 
 /// Of one batch or of several.
@@ -142,7 +151,8 @@ pub(in super::super) async fn upsert_heads(tx: &mut Tx, entries: impl Entries<'_
     execute(tx, sqlx::query(sql).bind(hashes).bind(json(&heads)), "write heads").await
 }
 
-async fn insert_known(tx: &mut Tx, entries: impl Entries<'_>) -> Result<()> {
+/// What is decided is known, and tried no more; what died is open.
+async fn settle(tx: &mut Tx, entries: impl Entries<'_>, insert_known: &'static str) -> Result<()> {
     let (mut known, mut dead) = (Vec::new(), Vec::new());
     for entry in entries {
         let Some(Decision { identity: Some((key, digest)), dead: is_dead, .. }) = entry.decision.as_ref() else {
@@ -156,11 +166,10 @@ async fn insert_known(tx: &mut Tx, entries: impl Entries<'_>) -> Result<()> {
     if known.is_empty() {
         return Ok(());
     }
-    let keys: Vec<Hash> = known.iter().map(|(key, ..)| *key).collect();
-    let sql = known_ids!("INSERT OR FAIL");
-    execute(tx, with_known(sql, known), "write known ids").await?;
+    execute(tx, with_known(insert_known, &mut known), "write known ids").await?;
     let tried = sqlx::query("SELECT 1 FROM attempts LIMIT 1").fetch_optional(&mut *tx).await;
     if tried.map_err(|e| failed("look for attempts", &e))?.is_some() {
+        let keys: Vec<Hash> = known.iter().map(|(key, ..)| *key).collect();
         let sql = packed!("DELETE FROM attempts WHERE key IN (SELECT key FROM keys)");
         execute(tx, with_keys(sql, &keys), "clear attempts").await?;
     }
@@ -172,7 +181,7 @@ async fn insert_known(tx: &mut Tx, entries: impl Entries<'_>) -> Result<()> {
 }
 
 /// In the order of the keys, which is the order of the table; of one key the first record comes first.
-pub(in super::super) fn with_known(sql: &'static str, mut known: Vec<(Hash, Hash, u64)>) -> Query {
+pub(in super::super) fn with_known(sql: &'static str, known: &mut [(Hash, Hash, u64)]) -> Query {
     known.sort_unstable_by_key(|(key, _, sequence)| (*key, *sequence));
     let hashes: Vec<u8> = known.iter().flat_map(|(key, digest, _)| [key.0, digest.0]).flatten().collect();
     let sequences: Vec<u64> = known.iter().map(|(.., sequence)| *sequence).collect();

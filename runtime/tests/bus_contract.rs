@@ -49,6 +49,11 @@ impl Broker {
         assert!(!String::from_utf8_lossy(&answer).contains("\"error\""), "{answer:?}");
     }
 
+    async fn consumer(&self) -> serde_json::Value {
+        let info = self.connection.request("ask", "$JS.API.CONSUMER.INFO.EVENTS.agent-a".into(), Bytes::new()).await;
+        serde_json::from_slice(&info.unwrap()).unwrap()
+    }
+
     fn bus(&self) -> JetStreamBus {
         JetStreamBus::new(self.connection.clone(), "EVENTS".into(), "agent-a".into())
     }
@@ -127,6 +132,22 @@ async fn jetstream_position() {
 }
 
 #[tokio::test]
+async fn no_more_comes_than_was_asked_for() {
+    let broker = Broker::start().await;
+    let bus = broker.bus();
+    for from in (0..3_000).step_by(500) {
+        bus.publish((from..from + 500).map(|id| event(id, "do")).collect()).await.unwrap();
+    }
+    bus.attach(0).await.unwrap();
+    let mut taken = 0;
+    while taken < 1_000 {
+        taken += bus.pull(50).await.unwrap().len() as u64;
+    }
+    let delivered = broker.consumer().await["delivered"]["consumer_seq"].as_u64().unwrap();
+    assert!(delivered <= taken + 50, "{delivered} were handed out, and {taken} taken");
+}
+
+#[tokio::test]
 async fn a_second_reader_is_noticed_as_a_gap_by_the_first() {
     let broker = Broker::start().await;
     let first = broker.bus();
@@ -192,12 +213,7 @@ async fn a_floor_above_the_position_is_told_and_nothing_is_attached() {
     bus.attach(0).await.unwrap();
     pull(&bus, 10).await;
     bus.settled(7).await;
-    let acknowledged = async || {
-        let info = broker.connection.request("ask", "$JS.API.CONSUMER.INFO.EVENTS.agent-a".into(), Bytes::new()).await;
-        let info: serde_json::Value = serde_json::from_slice(&info.unwrap()).unwrap();
-        info["ack_floor"]["stream_seq"] == 7
-    };
-    while !acknowledged().await {
+    while broker.consumer().await["ack_floor"]["stream_seq"] != 7 {
         tokio::task::yield_now().await;
     }
     assert_eq!(bus.attach(3).await.unwrap().floor, 7);

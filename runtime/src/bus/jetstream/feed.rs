@@ -156,6 +156,8 @@ impl Feed {
             409 if description.contains("Consumer Deleted") || description.contains("Consumer is push") => {
                 Err(BusError::Refused { doing: "pull", code: 409, detail: description.to_owned() })
             }
+            // Behind the last message of a pull that brought all that it may: by now the next one may be under way.
+            409 if description == "Batch Completed" => Ok(()),
             409 => {
                 // The pull's bytes are used up, by nothing if the next message is larger; or the server goes down.
                 if self.outstanding == self.asked {

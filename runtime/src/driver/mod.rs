@@ -61,10 +61,12 @@ pub struct Settings {
 /// What the driver may keep in memory or do at a time. A simulation makes them small, so that each of them is met.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// Heads kept beyond those in use.
+    /// Heads kept beyond those in use, and bytes of their states.
     pub cached_heads: usize,
-    /// Committed messages that may wait for the broker before no more is committed.
+    pub cached_bytes: usize,
+    /// Committed messages, and bytes of them, that may wait for the broker before no more is committed.
     pub outbox_messages: usize,
+    pub outbox_bytes: usize,
     pub publish_messages: usize,
     /// Records of which outputs are recovered at a time.
     pub recovered_records: usize,
@@ -72,7 +74,14 @@ pub struct Bounds {
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { cached_heads: 20_000, outbox_messages: 4_000, publish_messages: 500, recovered_records: 500 }
+        Self {
+            cached_heads: 20_000,
+            cached_bytes: 4 << 20,
+            outbox_messages: 4_000,
+            outbox_bytes: 1 << 20,
+            publish_messages: 500,
+            recovered_records: 500,
+        }
     }
 }
 

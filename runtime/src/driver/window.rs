@@ -17,7 +17,7 @@ use rhizon_kernel::egress::{self, Commit, Outcome};
 use rhizon_kernel::head::Head;
 use rhizon_kernel::ingress::{self, Arrival, Decision, Reason};
 
-use super::Settings;
+use super::{Bounds, Settings};
 use crate::planted::{self, Fault};
 use crate::store::{Known, Loaded};
 use line::Line;
@@ -26,7 +26,7 @@ use slot::{Slot, State, context_of};
 pub(super) use tries::Tries;
 
 /// Nothing is taken in when the window holds as many bytes of events: each is there in several forms on its way.
-const ROOM_BYTES: usize = 2 << 20;
+const ROOM_BYTES: usize = 1 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ordering {
@@ -110,9 +110,7 @@ impl<'a> Window<'a> {
     /// Decodes, and says which heads and identities must be loaded.
     pub(super) fn begin_load(&mut self, taken: Vec<Taken>) -> (Vec<Arrived>, Vec<String>, Vec<Hash>) {
         self.recent.clear();
-        if self.lines.len() > self.settings.bounds.cached_heads {
-            self.lines.retain(|_, line| line.is_in_use());
-        }
+        self.forget_heads();
         let config = &self.settings.config;
         let arrived: Vec<Arrived> = taken
             .into_iter()
@@ -126,6 +124,14 @@ impl<'a> Window<'a> {
         let entities = unknown.into_iter().cloned().collect();
         let keys = arrived.iter().map(|arrived| arrived.arrival.key).collect();
         (arrived, entities, keys)
+    }
+
+    /// Those that nobody waits for can be loaded again.
+    fn forget_heads(&mut self) {
+        let Bounds { cached_heads, cached_bytes, .. } = self.settings.bounds;
+        if self.lines.len() > cached_heads || self.lines.values().map(Line::bytes).sum::<usize>() > cached_bytes {
+            self.lines.retain(|_, line| line.is_in_use());
+        }
     }
 
     /// Puts the arrived in line, in stream order, or among those that wait in the store.

@@ -62,7 +62,7 @@ impl SqliteStore {
             .busy_timeout(Duration::from_secs(10))
             // A pod's root file system is read-only, so there is no place for temporary files.
             .pragma("temp_store", "memory")
-            .pragma("cache_size", "-8000")
+            .pragma("cache_size", "-4000")
             .pragma("wal_autocheckpoint", "16000");
         let writer = SqlitePoolOptions::new()
             .max_connections(1)

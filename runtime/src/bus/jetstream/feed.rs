@@ -14,7 +14,7 @@ use super::super::{BusError, Message, Result};
 use super::PULL_EXPIRES;
 
 /// What a pull may bring, and one for a message that is larger than that: more than the broker's largest.
-const PULL_BYTES: usize = 2 << 20;
+const PULL_BYTES: usize = 1 << 20;
 const LARGE_PULL_BYTES: usize = 16 << 20;
 /// How long a pull waits for the next message that the broker has said to have.
 const GATHER: Duration = Duration::from_millis(5);

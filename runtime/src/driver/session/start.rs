@@ -8,7 +8,7 @@ use rhizon_kernel::ingress::Body;
 use rhizon_kernel::record::Observed;
 
 use super::super::window::{Harvest, SlotId, Taken};
-use super::super::{Demand, outbox};
+use super::super::{Bounds, Demand, outbox};
 use super::{Append, Done, Pending, Session, saved};
 use crate::agent::{Agent, Item};
 use crate::bus::EventBus;
@@ -138,7 +138,7 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
 
     fn start_append(&mut self) {
         self.build_next();
-        if self.busy.appending || self.outbox.len() >= self.driver.settings.bounds.outbox_messages {
+        if self.busy.appending || self.next.is_none() || self.outbox_is_full() {
             return;
         }
         let Some((batch, mut append)) = self.next.take() else { return };
@@ -155,6 +155,12 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
             let result = store.append(batch).await.inspect(|()| failpoint::reached(Step::Appended));
             Done::Appended { result, append }
         }));
+    }
+
+    fn outbox_is_full(&self) -> bool {
+        let Bounds { outbox_messages, outbox_bytes, .. } = self.driver.settings.bounds;
+        let bytes = self.outbox.iter().map(|pending| pending.message.payload.len()).sum::<usize>();
+        self.outbox.len() >= outbox_messages || bytes >= outbox_bytes
     }
 
     /// While a batch is on its way to the store the next one is made, once it is whole.

@@ -26,6 +26,11 @@ impl Line {
         &self.head
     }
 
+    /// Of its state.
+    pub(super) fn bytes(&self) -> usize {
+        self.head.state.as_ref().map_or(0, |state| state.get().len())
+    }
+
     /// Joins the line; answers whether nobody is before.
     pub(super) fn join(&mut self, id: SlotId) -> bool {
         self.waiting.push_back(id);

@@ -54,6 +54,7 @@ const TABLES: &str = "CREATE TABLE IF NOT EXISTS gap (only INTEGER PRIMARY KEY C
 pub(super) async fn look(path: &Path) -> Result<SqliteConnection> {
     let broken = |e: sqlx::Error| failed("look into the cache", &e);
     let options = SqliteConnectOptions::new().filename(path).read_only(true).pragma("temp_store", "memory");
+    let options = options.pragma("cache_size", "-1000");
     let mut connection = SqliteConnection::connect_with(&options).await.map_err(broken)?;
     sqlx::query("BEGIN").execute(&mut connection).await.map_err(broken)?;
     Ok(connection)

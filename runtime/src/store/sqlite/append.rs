@@ -20,6 +20,9 @@ macro_rules! known_ids {
 }
 pub(in super::super) use known_ids;
 
+/// SQLite makes a copy of what it is given.
+const BLOB_BYTES: usize = 512 << 10;
+
 type Tx = SqliteConnection;
 pub(in super::super) type Query = sqlx::query::Query<'static, Sqlite, SqliteArguments>;
 
@@ -113,22 +116,34 @@ pub(in super::super) async fn check_fence(tx: &mut Tx, batch: &Batch) -> Result<
     Ok(())
 }
 
-/// All lines in one blob, and where each of them is.
+/// Many lines in one blob, and where each of them is.
 pub(in super::super) async fn insert_records(tx: &mut Tx, entries: impl Entries<'_>) -> Result<()> {
     let sql = "INSERT OR FAIL INTO journal SELECT value ->> 0, value ->> 1, value ->> 2, substr(?1, value ->> 3, value ->> 4) \
                FROM json_each(?2)";
-    let mut lines = Vec::with_capacity(entries.clone().into_iter().map(|entry| entry.line.len()).sum());
-    let places: Vec<_> = entries
-        .into_iter()
-        .map(|entry| {
+    let entries: Vec<&Entry> = entries.into_iter().collect();
+    for part in parts(&entries) {
+        let mut lines = Vec::with_capacity(part.iter().map(|entry| entry.line.len()).sum());
+        let mut places = Vec::with_capacity(part.len());
+        for entry in part {
             let decision = entry.decision.as_ref();
             let (entity, emits) = (decision.map(|d| &d.entity), u8::from(decision.is_some_and(|d| d.emits)));
-            let place = (entry.sequence, entity, emits, lines.len() + 1, entry.line.len());
+            places.push((entry.sequence, entity, emits, lines.len() + 1, entry.line.len()));
             lines.extend_from_slice(&entry.line);
-            place
-        })
-        .collect();
-    execute(tx, sqlx::query(sql).bind(lines).bind(json(&places)), "append records").await
+        }
+        execute(tx, sqlx::query(sql).bind(lines).bind(json(&places)), "append records").await?;
+    }
+    Ok(())
+}
+
+/// Cut where the lines reach the bytes of one blob.
+fn parts<'a>(entries: &'a [&'a Entry]) -> impl Iterator<Item = &'a [&'a Entry]> {
+    let mut bytes = 0;
+    entries.chunk_by(move |entry, _| {
+        bytes += entry.line.len();
+        let goes_on = bytes < BLOB_BYTES;
+        bytes *= usize::from(goes_on);
+        goes_on
+    })
 }
 
 /// Of an entity with several decisions in the batch only the last head is written.

@@ -47,6 +47,8 @@ pub enum Fault {
     PositionOfParked,
     /// An event is due although one before it of its entity is not.
     ReleasedOvertakes,
+    /// An event is parked while one from behind it is on its way.
+    ParkedWhileLoading,
     /// What was found to be due is taken although it has changed meanwhile.
     StaleDueTaken,
     /// A deleted entity begins anew.
@@ -83,13 +85,14 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 38] = [
+    pub const ALL: [Fault; 39] = [
         Self::PositionOfParked,
         Self::ReleasedOvertakes,
         Self::TimerEarly,
         Self::TimerForgottenEarly,
         Self::ParkedNotReleased,
         Self::ParkedOvertaken,
+        Self::ParkedWhileLoading,
         Self::StaleDueTaken,
         Self::PublishBeforeCommit,
         Self::AcknowledgeBeforeCommit,

@@ -71,6 +71,8 @@ pub(super) struct Window<'a> {
     recent: HashMap<Hash, Hash>,
     /// Stream sequences of events that are here and in the store.
     in_hand: BTreeSet<u64>,
+    /// Those of them that must wait there again, which the store does not know yet.
+    parked_again: BTreeSet<u64>,
     tries: &'a mut Tries,
     position: u64,
 }
@@ -90,6 +92,7 @@ impl<'a> Window<'a> {
             pending: HashMap::new(),
             recent: HashMap::new(),
             in_hand: BTreeSet::new(),
+            parked_again: BTreeSet::new(),
             tries,
             position,
         }

@@ -32,7 +32,7 @@ pub(crate) fn check(world: &World, broker: &Broker, stores: &[SimStore]) -> Chec
         let promise = |e: String| format!("{} ({unit}): {e}", NAMES[agent]);
         let rows = now(store.inside().journal(0, usize::MAX)).map_err(|e| promise(e.to_string()))?;
         replays(store, &rows).map_err(promise)?;
-        let commits = agrees_with_the_model(world, unit, &log, &rows).map_err(promise)?;
+        let commits = agrees_with_the_model(world, unit, store, &log, &rows).map_err(promise)?;
         publishes_what_it_owes(world, store, &rows, &log, &dead).map_err(promise)?;
         knows_its_dead_letters(store, &rows).map_err(promise)?;
         charges_nobody_for_others(world, store, &rows).map_err(promise)?;
@@ -71,9 +71,22 @@ fn decided(rows: &[Row]) -> Vec<&[u8]> {
     lines.filter_map(|line| if let Part::Decided(bytes) = line.part { Some(bytes) } else { None }).collect()
 }
 
+/// The model for what an agent's processes lived through.
+fn model(store: &SimStore, rows: &[Row]) -> Checked<Model> {
+    let mut model = Model::default();
+    for bytes in decided(rows).into_iter().filter(|_| store.ledger.is_disturbed()) {
+        let decided = Decided::parse(bytes).map_err(|e| e.to_string())?;
+        if decided.reason.as_ref().is_some_and(|reason| reason.code == behaviour::gone().code) {
+            model.taken_over.insert(decided.identity().map_err(|e| e.to_string())?.0);
+        }
+    }
+    Ok(model)
+}
+
 /// Every event of the stream has one effect, in the order of its entity, and the root is the model's.
-fn agrees_with_the_model(world: &World, unit: Unit, log: &[Stored], rows: &[Row]) -> Checked<u64> {
-    let (agent, mut model) = (agent_of(unit), Model::default());
+fn agrees_with_the_model(world: &World, unit: Unit, store: &SimStore, log: &[Stored], rows: &[Row]) -> Checked<u64> {
+    let agent = agent_of(unit);
+    let mut model = model(store, rows)?;
     let config = world.config(agent);
     let turns = timers::in_turn(world, unit, log, rows, &mut model)?;
     for event in turns.values().flatten() {
@@ -180,7 +193,8 @@ fn the_chain_agrees_with_the_model(world: &World, log: &[Stored], stores: &[SimS
     let is_of_agent = |subject: &str| Subject::parse(subject).is_ok_and(|subject| subject.publisher != GATEWAY);
     let mut fed: Vec<(u64, String, Vec<u8>)> = Vec::new();
     for agent in 0..AGENTS {
-        let (config, mut model) = (world.config(agent), Model::default());
+        let rows = now(stores[agent].inside().journal(0, usize::MAX)).map_err(|e| e.to_string())?;
+        let (config, mut model) = (world.config(agent), model(&stores[agent], &rows)?);
         let filter = Filter::new(world, agent, config.subscribes_behind(0));
         let clients = (1..).zip(log).filter(|(_, message)| !is_of_agent(&message.subject));
         fed.extend(clients.map(|(stream, message)| (stream, message.subject.clone(), message.payload.to_vec())));
@@ -193,7 +207,6 @@ fn the_chain_agrees_with_the_model(world: &World, log: &[Stored], stores: &[SimS
                 model.push(&world.plan, &config, agent, &event);
             }
         }
-        let rows = now(stores[agent].inside().journal(0, usize::MAX)).map_err(|e| e.to_string())?;
         let mut replay = Replay::default();
         rows.iter().try_for_each(|row| replay.push(&row.line)).map_err(|mismatch| mismatch.to_string())?;
         if replay.root() != model.root() {

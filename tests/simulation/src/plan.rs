@@ -211,9 +211,9 @@ impl Driving {
             agent_batch: rng.index(5) + 1,
             bounds: Bounds {
                 cached_heads: rng.index(4),
-                cached_bytes: rng.index(100),
+                cached_bytes: if rng.permille(500) { rng.index(100) } else { 1 << 20 },
                 outbox_messages: rng.index(12) + 1,
-                outbox_bytes: rng.index(6_000) + 1,
+                outbox_bytes: if rng.permille(300) { rng.index(6_000) + 1 } else { 1 << 20 },
                 publish_messages: rng.index(6) + 1,
                 recovered_records: rng.index(4) + 1,
             },

@@ -3,9 +3,7 @@
 use std::sync::Mutex;
 
 use rhizon_runtime::planted::{Fault, plant};
-use rhizon_simulation::run;
-
-const SEEDS: u64 = 1_000;
+use rhizon_simulation::{SEEDS, run};
 
 /// The first seed that a fault breaks, and how.
 fn find(fault: Fault) -> Option<(u64, String)> {

@@ -1,11 +1,9 @@
-//! Four thousand seeds in every run, and each the same every time.
+//! Thousands of seeds in every run, and each the same every time.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rhizon_simulation::{Outcome, run};
-
-const SEEDS: u64 = 4_000;
+use rhizon_simulation::{Outcome, SEEDS, run};
 
 /// Runs seeds on all cores; each is alone on its thread.
 fn run_all(seeds: std::ops::Range<u64>) -> Vec<Outcome> {

@@ -11,11 +11,11 @@ use crate::planted::{self, Fault};
 use crate::store::{self, Deferred, Due, EventStore};
 
 impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
-    /// Looks for what is due, unless that could show what an append under way is about to change.
+    /// Looks for what is due, unless that could show what an append, under way or to come, is about to change.
     pub(super) fn start_due(&mut self) {
         let now_ms = self.now_ms();
         let is_due = self.next_due_ms.is_some_and(|due_ms| due_ms <= now_ms);
-        let waits = self.busy.loading || self.busy.firing || self.busy.appending;
+        let waits = self.busy.loading || self.busy.firing || self.busy.appending || self.window.parks_again();
         if !is_due || waits || !self.window.has_room() || self.demand() == Demand::Hold {
             return;
         }

@@ -39,7 +39,10 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
             return;
         }
         if !self.window.has_room() {
-            self.window.make_room();
+            // What is being loaded could come from behind what would be parked.
+            if !self.busy.loading || planted::is(Fault::ParkedWhileLoading) {
+                self.window.make_room();
+            }
             return;
         }
         self.busy.pulling = true;

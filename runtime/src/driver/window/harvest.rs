@@ -101,6 +101,7 @@ impl Window<'_> {
         }
         for stream in unparked {
             self.in_hand.remove(stream);
+            self.parked_again.remove(stream);
         }
     }
 }

@@ -45,6 +45,11 @@ impl Window<'_> {
         self.in_hand.len()
     }
 
+    /// Whether the store is yet to learn that what it thinks is due has to wait again.
+    pub(in super::super) fn parks_again(&self) -> bool {
+        !self.parked_again.is_empty() && !planted::is(Fault::ParkedWhileLoading)
+    }
+
     /// Parks the entities that wait for a retry, so that others find room.
     pub(in super::super) fn make_room(&mut self) {
         if self.settings.ordering == Ordering::Stream {
@@ -71,6 +76,9 @@ impl Window<'_> {
             return;
         }
         slot.state = State::Parking { due_ms, holds: true };
+        if matches!(slot.origin, Origin::Parked { .. }) {
+            self.parked_again.insert(slot.stream);
+        }
         let is_new = !matches!(slot.origin, Origin::Parked { holds: true, .. });
         if let Some(line) = self.lines.get_mut(&slot.arrival.entity) {
             line.park(is_new);

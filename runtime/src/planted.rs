@@ -21,8 +21,6 @@ pub enum Fault {
     StaleAppendAccepted,
     /// A late append without records takes the position back.
     PositionGoesBack,
-    /// An append that met a conflict counts as done.
-    ConflictIsSuccess,
     /// A publish does not wait for the one before it.
     PipelinedOutputs,
     /// A record with some of its outputs published counts as published.
@@ -49,7 +47,7 @@ pub enum Fault {
     ReleasedOvertakes,
     /// An event is parked while one from behind it is on its way.
     ParkedWhileLoading,
-    /// What was found to be due is taken although it has changed meanwhile.
+    /// What is found to be due is taken although an append changes it meanwhile.
     StaleDueTaken,
     /// A deleted entity begins anew.
     TombstoneForgotten,
@@ -85,7 +83,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 39] = [
+    pub const ALL: [Fault; 38] = [
         Self::PositionOfParked,
         Self::ReleasedOvertakes,
         Self::TimerEarly,
@@ -103,7 +101,6 @@ impl Fault {
         Self::ExpectedVersionLost,
         Self::StaleAppendAccepted,
         Self::PositionGoesBack,
-        Self::ConflictIsSuccess,
         Self::PipelinedOutputs,
         Self::HalfRecordPublished,
         Self::OutboxNotRecovered,

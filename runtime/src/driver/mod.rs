@@ -170,9 +170,10 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Driver<B, S, A, C> {
         if let Err(stopped) = self.check_end(&mark).await {
             return stopped;
         }
-        let (mut failures, mut tries) = (0_u32, window::Tries::default());
+        let (mut failures, mut tries, mut in_doubt) = (0_u32, window::Tries::default(), false);
         loop {
-            let ended = self.session(mark.epoch, &mut tries).await;
+            let ended = self.session(mark.epoch, &mut tries, in_doubt).await;
+            in_doubt = matches!(ended, Err(Stopped::Store(_)));
             self.report.send_modify(|report| report.attached = false);
             match ended {
                 Ok(session::Ended::Asked) => return Stopped::Asked,
@@ -212,6 +213,18 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Driver<B, S, A, C> {
             }
         }
         Ok(mark)
+    }
+
+    /// What a former session left on its way to the store is there before this record, or is refused behind it.
+    async fn draw_line(&self, epoch: u64) -> Result<(), StoreError> {
+        loop {
+            let Settings { config, revision, .. } = &*self.settings;
+            let line = self.mark(epoch).await?.config_again(config, revision, self.clock.now());
+            match self.store.append(line).await {
+                Err(StoreError::Conflict { .. }) => {}
+                other => return other,
+            }
+        }
     }
 
     /// The last records must be there and linked: a journal that was cut, forked or rolled back is not continued.

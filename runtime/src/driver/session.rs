@@ -30,7 +30,7 @@ pub(super) enum Ended {
 /// Something that was under way has ended.
 enum Done {
     Pulled(bus::Result<Vec<Message>>),
-    Due { generation: u64, found: store::Result<(Due, Option<i64>)> },
+    Due(store::Result<(Due, Option<i64>)>),
     Loaded { arrived: Vec<Arrived>, entities: Vec<String>, loaded: store::Result<Loaded> },
     Counted { id: SlotId, result: store::Result<u32> },
     Called { ids: Vec<SlotId>, answers: Result<Vec<Answer>, CallError> },
@@ -75,6 +75,8 @@ struct Busy {
     appending: bool,
     publishing: bool,
     firing: bool,
+    /// For what is due in the store, as part of loading.
+    looking: bool,
 }
 
 struct Session<'a, B, S, A, C> {
@@ -91,9 +93,8 @@ struct Session<'a, B, S, A, C> {
     /// Pulled, while heads were being loaded for others.
     pulled: Vec<Message>,
     outbox: VecDeque<Pending>,
-    /// When something that waits in the store is due next, and how often that has changed.
+    /// When something that waits in the store is due next.
     next_due_ms: Option<i64>,
-    waits_generation: u64,
     /// Journal sequence up to which everything is published, and up to which the store knows it.
     published: u64,
     marked: u64,
@@ -135,7 +136,6 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
             pulled: Vec::new(),
             outbox: VecDeque::new(),
             next_due_ms,
-            waits_generation: 0,
             published,
             marked: mark.published,
             tasks: FuturesUnordered::new(),
@@ -180,7 +180,7 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
     fn take_in(&mut self, done: Done) -> Result<(), Stopped> {
         match done {
             Done::Pulled(pulled) => self.pulled(pulled),
-            Done::Due { generation, found } => self.due(generation, found)?,
+            Done::Due(found) => self.due(found)?,
             Done::Loaded { arrived, entities, loaded } => {
                 self.busy.loading = false;
                 let now_ms = self.now_ms();
@@ -255,7 +255,6 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
         match result {
             Ok(()) => {}
             // Perhaps our own earlier success: the next session looks at the store again, and checks the fence.
-            Err(StoreError::Conflict { .. }) if planted::is(Fault::ConflictIsSuccess) => {}
             Err(StoreError::Conflict { expected, found }) => {
                 self.interrupted = Some(BusError::Gap(format!("the journal ends with {found}, not {expected}")));
                 return Ok(());
@@ -266,7 +265,6 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
         self.worked = true;
         (self.tail, self.position, self.marked) = (tail, position, self.marked.max(published));
         drop(spans);
-        self.waits_generation += u64::from(!unparked.is_empty() || due_ms.is_some());
         self.window.appended(saved, &settled, &unparked);
         if let Some(due_ms) = due_ms {
             self.due_at(due_ms);

@@ -41,10 +41,12 @@ impl Mark {
 
     /// The append that journals the config, unless it is the one that was journaled last.
     pub fn config_change(&self, config: &Config, revision: &str, time: jiff::Timestamp) -> Option<Batch> {
+        (self.config != Some(config.hash())).then(|| self.config_again(config, revision, time))
+    }
+
+    /// The append that journals the config, also when it was the last one.
+    pub fn config_again(&self, config: &Config, revision: &str, time: jiff::Timestamp) -> Batch {
         let hash = config.hash();
-        if self.config == Some(hash) {
-            return None;
-        }
         let mut tail = self.tail;
         let observed = Observed {
             sequence: tail.sequence + 1,
@@ -58,7 +60,7 @@ impl Mark {
             tracestate: None,
         };
         let line = tail.append_config(config, &observed);
-        Some(Batch {
+        Batch {
             epoch: self.epoch,
             after: self.tail.sequence,
             entries: vec![Entry { sequence: observed.sequence, line: line.into(), decision: None }],
@@ -67,7 +69,7 @@ impl Mark {
             published: self.published,
             config: Some(hash),
             waits: Waits::default(),
-        })
+        }
     }
 }
 

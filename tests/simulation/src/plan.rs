@@ -108,7 +108,7 @@ impl Plan {
         let first = if rng.permille(500) { Ordering::Entity } else { Ordering::Stream };
         let orderings = [first, Ordering::Stream, Ordering::Stream];
         let trouble_us = rng.between(1_000_000, 12_000_000);
-        Self {
+        let mut plan = Self {
             rates: Rates::draw(rng),
             moods: Moods::draw(rng),
             agents: orderings.into_iter().map(|ordering| Driving::draw(rng, ordering)).collect(),
@@ -124,7 +124,26 @@ impl Plan {
             is_sharded: rng.permille(300),
             changes: changes(rng, trouble_us),
             salt: rng.next(),
+        };
+        match rng.below(10) {
+            0 => plan.doubt_the_store(rng),
+            1 => plan.shorten_memory(rng),
+            _ => {}
         }
+        plan
+    }
+
+    /// Timers, and a store whose answers get lost: what any other trouble would wake up sleeps on.
+    fn doubt_the_store(&mut self, rng: &mut Rng) {
+        self.rates = Rates { store_unsure: rate(rng, 250), ..Rates::default() };
+        self.timers = 400;
+    }
+
+    /// Entities in retry, and no room for them.
+    fn shorten_memory(&mut self, rng: &mut Rng) {
+        self.rates = Rates { slow: 30, ..Rates::default() };
+        self.moods = Moods { kills: 100, fails: 100, fails_once: 200, ..Moods::default() };
+        (self.agents[0].ordering, self.agents[0].batch_events) = (Ordering::Entity, rng.index(3) + 1);
     }
 }
 

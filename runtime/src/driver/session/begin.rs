@@ -11,7 +11,16 @@ use crate::planted::{self, Fault};
 use crate::store::{EventStore, StoreError};
 
 impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Driver<B, S, A, C> {
-    pub(in super::super) async fn session(&mut self, epoch: u64, tries: &mut Tries) -> Result<Ended, Stopped> {
+    /// One that ended with the store's failure leaves in doubt what it had on the way there.
+    pub(in super::super) async fn session(
+        &mut self,
+        epoch: u64,
+        tries: &mut Tries,
+        in_doubt: bool,
+    ) -> Result<Ended, Stopped> {
+        if in_doubt {
+            self.draw_line(epoch).await?;
+        }
         let mark = self.mark(epoch).await?;
         let next_due_ms = self.store.next_due(i64::MIN).await?;
         let published = match self.recover_outbox(mark.published, mark.tail.sequence).await? {

@@ -11,7 +11,7 @@ use crate::planted::{self, Fault};
 use crate::store::{self, Deferred, Due, EventStore};
 
 impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
-    /// Looks for what is due, unless that could show what an append, under way or to come, is about to change.
+    /// Looks for what is due, unless an append, under way or to come, is about to change that. None such begins meanwhile.
     pub(super) fn start_due(&mut self) {
         let now_ms = self.now_ms();
         let is_due = self.next_due_ms.is_some_and(|due_ms| due_ms <= now_ms);
@@ -19,10 +19,9 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
         if !is_due || waits || !self.window.has_room() || self.demand() == Demand::Hold {
             return;
         }
-        self.busy.loading = true;
+        (self.busy.loading, self.busy.looking) = (true, true);
         let limit = self.driver.settings.batch_events + self.window.in_hand();
         let store = self.driver.store.clone();
-        let generation = self.waits_generation;
         self.tasks.push(Box::pin(async move {
             let found = async {
                 let due = store.due(now_ms, limit).await?;
@@ -30,16 +29,13 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
                 let next_ms = if is_all { store.next_due(now_ms).await? } else { Some(now_ms) };
                 Ok((due, next_ms))
             };
-            Done::Due { generation, found: found.await }
+            Done::Due(found.await)
         }));
     }
 
-    pub(super) fn due(&mut self, generation: u64, found: store::Result<(Due, Option<i64>)>) -> store::Result<()> {
-        self.busy.loading = false;
+    pub(super) fn due(&mut self, found: store::Result<(Due, Option<i64>)>) -> store::Result<()> {
+        (self.busy.loading, self.busy.looking) = (false, false);
         let (due, next_ms) = found?;
-        if generation != self.waits_generation && !planted::is(Fault::StaleDueTaken) {
-            return Ok(()); // It has changed meanwhile: look again.
-        }
         self.next_due_ms = next_ms;
         self.fire(due.deferred);
         let parked = self.window.take_due(due.parked);

@@ -141,10 +141,15 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
 
     fn start_append(&mut self) {
         self.build_next();
-        if self.busy.appending || self.next.is_none() || self.outbox_is_full() {
+        if self.busy.appending || self.outbox_is_full() {
             return;
         }
-        let Some((batch, mut append)) = self.next.take() else { return };
+        let Some((batch, mut append)) = self
+            .next
+            .take_if(|(batch, _)| !self.busy.looking || batch.waits.is_empty() || planted::is(Fault::StaleDueTaken))
+        else {
+            return;
+        };
         if planted::is(Fault::PublishBeforeCommit) {
             self.outbox.extend(append.messages.drain(..));
         }

@@ -2,8 +2,10 @@
 //!
 //! `work` is the hot path: wait for one thing to end, take it in, start what can be started.
 
+mod append;
 mod begin;
 mod due;
+mod publish;
 mod start;
 
 use std::collections::{HashMap, VecDeque};
@@ -18,8 +20,7 @@ use super::{Demand, Driver, Stopped};
 use crate::agent::{Agent, Answer, CallError};
 use crate::bus::{self, Ack, BusError, EventBus, Message, Outgoing};
 use crate::clock::Clock;
-use crate::planted::{self, Fault};
-use crate::store::{self, Batch, Due, EventStore, Loaded, Mark, StoreError};
+use crate::store::{self, Batch, Due, EventStore, Loaded, Mark};
 use crate::telemetry::Span;
 
 pub(super) enum Ended {
@@ -250,67 +251,6 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
         }
     }
 
-    fn appended(&mut self, result: store::Result<()>, append: Append) -> Result<(), Stopped> {
-        self.busy.appending = false;
-        match result {
-            Ok(()) => {}
-            // Perhaps our own earlier success: the next session looks at the store again, and checks the fence.
-            Err(StoreError::Conflict { expected, found }) => {
-                self.interrupted = Some(BusError::Gap(format!("the journal ends with {found}, not {expected}")));
-                return Ok(());
-            }
-            Err(error) => return Err(error.into()),
-        }
-        let Append { saved, settled, unparked, due_ms, spans, messages, position, published, tail } = append;
-        self.worked = true;
-        (self.tail, self.position, self.marked) = (tail, position, self.marked.max(published));
-        drop(spans);
-        self.window.appended(saved, &settled, &unparked);
-        if let Some(due_ms) = due_ms {
-            self.due_at(due_ms);
-        }
-        self.outbox.extend(messages);
-        if self.outbox.is_empty() && !self.busy.publishing {
-            self.published = tail.sequence;
-        }
-        self.driver.metrics.settled(position, tail.sequence);
-        self.acknowledge(position);
-        Ok(())
-    }
-
-    fn published(&mut self, messages: Vec<Pending>, result: bus::Result<Vec<Ack>>) {
-        self.busy.publishing = false;
-        match result {
-            Ok(acks) => {
-                self.driver.metrics.published(&acks);
-                self.publish_failures = 0;
-                let last = messages.last().map_or(0, |pending| pending.sequence);
-                // A record is published when all its messages are: the last one's may go on in the next batch.
-                self.published = match self.outbox.front() {
-                    Some(next) if planted::is(Fault::HalfRecordPublished) => next.sequence,
-                    Some(next) => next.sequence.saturating_sub(1).max(self.published),
-                    None => self.tail.sequence.max(last),
-                };
-            }
-            Err(error) => {
-                self.publishing_failed(&error);
-                for pending in messages.into_iter().rev() {
-                    self.outbox.push_front(pending);
-                }
-            }
-        }
-    }
-
-    /// Answers until when the broker is left alone.
-    fn publishing_failed(&mut self, error: &BusError) -> i64 {
-        tracing::warn!(%error, "publishing outputs; trying again");
-        self.driver.metrics.publish_failed(error);
-        self.driver.report.send_modify(|report| report.last_error = Some(error.to_string()));
-        self.publish_failures += 1;
-        self.publish_rests_until_ms = self.now_ms() + rest_ms(self.publish_failures);
-        self.publish_rests_until_ms
-    }
-
     /// Whether something is on its way to the store or the broker that must not be left half done.
     fn saving(&self) -> bool {
         self.busy.appending
@@ -344,9 +284,4 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
 /// 100 ms, 200 ms, … 3.2 s.
 fn rest_ms(failures: u32) -> i64 {
     50 << failures.min(6)
-}
-
-/// Identity and entity of what is saved, for the window.
-fn saved(entity: &str, identity: Option<(Hash, Hash)>) -> Saved {
-    Saved { entity: entity.to_owned(), identity }
 }

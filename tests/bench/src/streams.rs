@@ -1,4 +1,4 @@
-//! Streams and consumers at the broker, as the operator makes them.
+//! Streams and consumers at the broker, as the operator makes them, but for bounds.
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
@@ -13,18 +13,19 @@ pub(crate) fn nats(user: &str, url: &str) -> settings::Nats {
 }
 
 pub(crate) async fn create_streams(client: &Connection, store: Store) -> anyhow::Result<()> {
-    let stream = |name: &str, subjects: &[&str], bytes: u64| {
+    let stream = |name: &str, subjects: &[&str], bytes: i64| {
         json!({
             "name": name, "subjects": subjects, "storage": "file", "discard": "new", "max_bytes": bytes,
             "allow_atomic": true,
         })
     };
-    let mut streams = vec![stream("EVENTS", &["ev.>", "to.>"], 4 << 30), stream("DEAD", &["dead.>"], 64 << 20)];
+    // A backlog may be as large as the disk allows.
+    let mut streams = vec![stream("EVENTS", &["ev.>", "to.>"], -1), stream("DEAD", &["dead.>"], 64 << 20)];
     if store == Store::Jetstream {
         let mut snapshots = stream("SNAPSHOTS", &["sn.>"], 1 << 30);
         snapshots["max_msgs_per_subject"] = json!(1);
         snapshots["allow_direct"] = json!(true);
-        streams.extend([stream("JOURNAL", &["jr.>"], 2 << 30), snapshots]);
+        streams.extend([stream("JOURNAL", &["jr.>"], -1), snapshots]);
     }
     for stream in streams {
         let name = stream["name"].as_str().unwrap_or_default();

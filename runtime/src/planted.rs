@@ -19,8 +19,6 @@ pub enum Fault {
     ExpectedVersionLost,
     /// The store appends whatever the journal ends with.
     StaleAppendAccepted,
-    /// A late append without records takes the position back.
-    PositionGoesBack,
     /// A publish does not wait for the one before it.
     PipelinedOutputs,
     /// A record with some of its outputs published counts as published.
@@ -83,7 +81,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 38] = [
+    pub const ALL: [Fault; 37] = [
         Self::PositionOfParked,
         Self::ReleasedOvertakes,
         Self::TimerEarly,
@@ -100,7 +98,6 @@ impl Fault {
         Self::RecentForgotten,
         Self::ExpectedVersionLost,
         Self::StaleAppendAccepted,
-        Self::PositionGoesBack,
         Self::PipelinedOutputs,
         Self::HalfRecordPublished,
         Self::OutboxNotRecovered,

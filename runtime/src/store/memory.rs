@@ -148,9 +148,6 @@ impl EventStore for MemoryStore {
             if inner.mark.tail.sequence != batch.after && !planted::is(Fault::StaleAppendAccepted) {
                 return Err(StoreError::Conflict { expected: batch.after, found: inner.mark.tail.sequence });
             }
-            if planted::is(Fault::PositionGoesBack) {
-                inner.mark.position = 0;
-            }
             inner.mark.follow(&batch);
             for entry in batch.entries {
                 inner.take_in(entry);

@@ -45,9 +45,6 @@ use world::World;
 /// What has not come to rest by this virtual time never will.
 const LIMIT_US: u64 = 3_600_000_000;
 
-/// The seeds below this one run in every test run; each planted fault is found by some of them.
-pub const SEEDS: u64 = 8_000;
-
 /// What a seed came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Outcome {

@@ -3,7 +3,9 @@
 use std::sync::Mutex;
 
 use rhizon_runtime::planted::{Fault, plant};
-use rhizon_simulation::{SEEDS, run};
+use rhizon_simulation::run;
+
+const SEEDS: u64 = 1_000;
 
 /// The first seed that a fault breaks, and how.
 fn find(fault: Fault) -> Option<(u64, String)> {

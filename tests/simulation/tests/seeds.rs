@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use rhizon_simulation::{Outcome, SEEDS, run};
+use rhizon_simulation::{Outcome, run};
+
+const SEEDS: u64 = 8_000;
 
 /// Runs seeds on all cores; each is alone on its thread.
 fn run_all(seeds: std::ops::Range<u64>) -> Vec<Outcome> {

@@ -11,8 +11,8 @@ use crate::setup::Store;
 use crate::sidecar::Sidecar;
 use crate::stage::{Agent, Places, Stage, event};
 
-/// Well below what the sidecar may have in its pod, which is 256 MiB.
-const LIMIT_KIB: u64 = 192 << 10;
+/// What a backlog of any size may take; the pod gives 256 MiB.
+const LIMIT_KIB: u64 = 64 << 10;
 const PATIENCE: Duration = Duration::from_mins(5);
 /// With it each backlog is above the limit.
 const DATA_BYTES: usize = 2_000;

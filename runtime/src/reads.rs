@@ -96,10 +96,12 @@ pub async fn answer(store: &impl EventStore, circumstances: Circumstances, verb:
         Verb::Event => events::event(store, question).await,
         Verb::Dead => events::dead(store, question).await,
     };
-    answered.unwrap_or_else(|refusal| {
-        let error = serde_json::json!({"error": {"code": refusal.code(), "detail": refusal.to_string()}});
-        Reply { body: Bytes::from(error.to_string()), next: None }
-    })
+    answered.unwrap_or_else(|refusal| refused(refusal.code(), &refusal.to_string()))
+}
+
+pub fn refused(code: &str, detail: &str) -> Reply {
+    let error = serde_json::json!({"error": {"code": code, "detail": detail}});
+    Reply { body: Bytes::from(error.to_string()), next: None }
 }
 
 async fn status(store: &impl EventStore, circumstances: Circumstances) -> Result<Reply, Refusal> {

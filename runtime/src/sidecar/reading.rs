@@ -3,17 +3,13 @@
 
 use anyhow::Context as _;
 use async_nats::{Client, HeaderMap, Message};
-use bytes::Bytes;
 use futures::StreamExt as _;
 use rhizon_kernel::subject::partition;
 
-use super::shard::Desk;
+use super::shard::{Desk, READS};
 use crate::bus::nats::Connection;
-use crate::gateway::{Question, Reply};
+use crate::gateway::Question;
 use crate::reads;
-
-/// How many reads are answered side by side.
-const READS: usize = 4;
 
 /// Answers `rq.<agent>.<verb>` until the connection is closed.
 pub(super) async fn serve(
@@ -24,7 +20,7 @@ pub(super) async fn serve(
 ) -> anyhow::Result<()> {
     let client = connection.client;
     let requests = client.subscribe(format!("rq.{agent}.>")).await.context("subscribing to reads")?;
-    requests.for_each_concurrent(READS, |request| reply(&client, shards, &desks, request)).await;
+    requests.for_each_concurrent(READS as usize, |request| reply(&client, shards, &desks, request)).await;
     Ok(())
 }
 
@@ -36,10 +32,7 @@ async fn reply(client: &Client, shards: usize, desks: &[Desk], request: Message)
             let Some(desk) = desks.iter().find(|desk| desk.shard == shard) else { return };
             (desk.answer)(verb, question).await
         }
-        None => Reply {
-            body: Bytes::from_static(br#"{"error":{"code":"bad_question","detail":"the question is not understood"}}"#),
-            next: None,
-        },
+        None => reads::refused("bad_question", "the question is not understood"),
     };
     let mut headers = HeaderMap::new();
     if let Some(next) = reply.next {

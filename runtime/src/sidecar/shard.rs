@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use rhizon_api::settings;
+use tokio::sync::Semaphore;
 
 use super::{Parts, Shards, driver_settings};
 use crate::bus::jetstream::JetStreamBus;
@@ -17,6 +18,9 @@ use crate::store::jetstream::{JetStreamStore, Place};
 use crate::store::postgres::PostgresStore;
 use crate::store::sqlite::SqliteStore;
 use crate::store::{EventStore, StoreError};
+
+/// How many reads are answered side by side.
+pub(super) const READS: u32 = 4;
 
 /// Answers what is asked of a shard.
 pub(super) struct Desk {
@@ -65,7 +69,8 @@ struct Driven {
 
 impl Driven {
     fn start(self, shard: &settings::Shard, store: impl EventStore, shards: &mut Shards) -> Desk {
-        let desk = self.desk(shard, store.clone());
+        let seats = Arc::new(Semaphore::new(READS as usize));
+        let desk = self.desk(shard, store.clone(), seats.clone());
         let Self { settings, connection, parts, place } = self;
         let consumer = &shard.consumer;
         let bus = JetStreamBus::new(connection, consumer.stream.clone(), consumer.name.clone());
@@ -80,20 +85,28 @@ impl Driven {
                 parts.reports[place].send_modify(|report| report.last_error = Some(stopped.to_string()));
                 parts.hold.stopped().await;
             }
+            // Questions in hand are answered before; later ones find no seat.
+            seats.acquire_many(READS).await?.forget();
             store.close().await;
             Ok(stopped)
         });
         desk
     }
 
-    fn desk(&self, shard: &settings::Shard, store: impl EventStore) -> Desk {
+    fn desk(&self, shard: &settings::Shard, store: impl EventStore, seats: Arc<Semaphore>) -> Desk {
         let (parts, place, index) = (self.parts.clone(), self.place, shard.index);
         let shards = self.settings.shards.len();
         let answer = move |verb, question| {
             let report = parts.reports[place].borrow().clone();
-            let (store, mode) = (store.clone(), parts.mode);
-            let circumstances = Circumstances { report, mode, shard: index, shards };
-            async move { reads::answer(&store, circumstances, verb, question).await }.boxed()
+            let (store, seats) = (store.clone(), seats.clone());
+            let circumstances = Circumstances { report, mode: parts.mode, shard: index, shards };
+            async move {
+                let Ok(_seat) = seats.try_acquire() else {
+                    return reads::refused("stopping", "the sidecar stops; ask again when its pod is ready");
+                };
+                reads::answer(&store, circumstances, verb, question).await
+            }
+            .boxed()
         };
         Desk { shard: shard.index, answer: Box::new(answer) }
     }

@@ -73,6 +73,8 @@ async fn a_run_in_which_everything_is_killed_has_the_same_roots() {
         kill(&workspace, victim).await;
         publishing.done().await;
     }
+    // A pod that is deleted goes on for its grace, and a sidecar that stops answers no questions.
+    cluster.wait_for_pods(NAME, "rhizon.dev/agent").await;
     assert_eq!(&workspace.result(&log).await, expected_roots(&log).await);
     cluster.wait_for_pods(NAMESPACE, OPERATOR).await;
     workspace.is_ready().await;

@@ -21,6 +21,9 @@ use sqlx::{Connection as _, QueryBuilder, SqliteConnection};
 use crate::cases::{Case, PLAIN};
 use crate::rig::{DONE, Rig, config, event};
 
+/// How many events show a limit; their records are in memory at once.
+pub(crate) const EVENTS: usize = 200_000;
+
 /// Calls of the agent with nothing between: the same requests that the sidecar makes.
 pub(crate) async fn agent(rig: &Rig, count: usize) -> anyhow::Result<Duration> {
     let (config, batch) = (config()?, rig.case().batch);

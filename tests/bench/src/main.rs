@@ -107,8 +107,9 @@ async fn run(options: &Options) -> anyhow::Result<()> {
     for store in options.stores() {
         idle.push((store, pipeline::idle(options, store).await?));
     }
-    let sqlite = (options.count, limits::sqlite(options.count).await?);
-    let limits = report::Limits { sqlite, replayed: limits::replay(options.count)?, idle };
+    let count = options.count.min(limits::EVENTS);
+    let sqlite = (count, limits::sqlite(count).await?);
+    let limits = report::Limits { sqlite, replayed: limits::replay(count)?, idle };
     let mut measured = Vec::new();
     for case in CASES.into_iter().filter(|case| options.wants(case)) {
         let mut columns = Vec::new();

@@ -9,7 +9,7 @@ use rhizon_runtime::bus::jetstream::JetStreamPublisher;
 
 use crate::cases::Case;
 use crate::report::Figures;
-use crate::rig::{Rig, Shares, outputs};
+use crate::rig::{PROGRESS, Rig, Shares, outputs};
 use crate::stores::Store;
 use crate::usage::{Usage, flushes};
 use crate::{Options, limits, load};
@@ -51,9 +51,13 @@ pub(crate) async fn idle(options: &Options, store: Store) -> anyhow::Result<u64>
 /// In atomic batches: the broker's own limit.
 async fn publish(rig: &Rig, count: usize) -> anyhow::Result<Duration> {
     let publisher = JetStreamPublisher::new(rig.client.clone());
-    let began = Instant::now();
+    let (began, mut said) = (Instant::now(), Instant::now());
     for chunk in (0..count).collect::<Vec<_>>().chunks(500) {
         publisher.publish(chunk.iter().map(|n| rig.event(*n)).collect()).await?;
+        if said.elapsed() > PROGRESS {
+            said = Instant::now();
+            eprintln!("  {} of {count} events put on the stream", chunk[0]);
+        }
     }
     Ok(began.elapsed())
 }

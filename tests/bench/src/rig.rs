@@ -22,6 +22,8 @@ use crate::usage::Usage;
 
 const COMMAND: &str = "cmd.bench.do";
 pub(crate) const DONE: &str = "evt.bench.done";
+/// How often a long run says how far it is.
+pub(crate) const PROGRESS: Duration = Duration::from_secs(10);
 const PYTHON_AGENT: &str = include_str!("agent.py");
 
 pub(crate) struct Rig {
@@ -71,7 +73,7 @@ impl Rig {
     }
 
     pub(crate) async fn wait_for(&self, messages: u64) -> anyhow::Result<()> {
-        let (mut last, mut moved) = (0, Instant::now());
+        let (mut last, mut moved, mut said) = (0, Instant::now(), Instant::now());
         loop {
             let now = streams::messages(&self.client).await?;
             if now >= messages {
@@ -80,9 +82,13 @@ impl Rig {
             if now > last {
                 (last, moved) = (now, Instant::now());
             }
+            if said.elapsed() > PROGRESS {
+                said = Instant::now();
+                eprintln!("  {now} of {messages} messages");
+            }
             if moved.elapsed() > Duration::from_secs(30) {
-                let said = self.sidecar.as_ref().map(Process::last_words).unwrap_or_default();
-                bail!("the pipeline stands still at {now} of {messages} messages: {said}");
+                let words = self.sidecar.as_ref().map(Process::last_words).unwrap_or_default();
+                bail!("the pipeline stands still at {now} of {messages} messages: {words}");
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

@@ -129,6 +129,7 @@ impl Metrics {
             StoreError::Fenced { .. } => "fenced",
             StoreError::Conflict { .. } => "conflict",
             StoreError::Foreign(_) => "foreign",
+            StoreError::Broken(_) => "broken",
             StoreError::Full(_) => "full",
             StoreError::TooLarge { .. } => "too_large",
             StoreError::NotYet { .. } => "not_yet",

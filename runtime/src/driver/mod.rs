@@ -141,11 +141,6 @@ pub enum Stopped {
          rolled back. Restore the volume, or delete the agent and create it again to start from its journal's beginning"
     )]
     StoreLost { floor: u64, position: u64 },
-    #[error(
-        "the journal is broken: {0}. Restore the store from a backup, or delete the agent and create it again; \
-         `rhizon verify` shows how far the journal can be trusted"
-    )]
-    JournalBroken(String),
 }
 
 pub struct Driver<B, S, A, C> {
@@ -233,14 +228,14 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Driver<B, S, A, C> {
         let rows = self.patiently(|| self.store.journal(after, usize::MAX)).await?;
         let mut tail = Tail { sequence: after, link: Hash::ZERO };
         for row in rows.iter().take_while(|row| row.sequence <= mark.tail.sequence) {
-            let broken = |what: String| Stopped::JournalBroken(format!("record {}: {what}", row.sequence));
+            let broken = |what: String| StoreError::Broken(format!("record {}: {what}", row.sequence));
             let line = Line::parse(&row.line).map_err(|e| broken(e.to_string()))?;
             if row.sequence != tail.sequence + 1 {
-                return Err(broken(format!("it follows record {}", tail.sequence)));
+                return Err(broken(format!("it follows record {}", tail.sequence)).into());
             }
             let is_first = row.sequence == after + 1 && after > 0;
             if !is_first && line.link != tail.link.then(line.rest) {
-                return Err(broken("its link does not follow from the record before it".into()));
+                return Err(broken("its link does not follow from the record before it".into()).into());
             }
             tail = Tail { sequence: row.sequence, link: line.link };
         }
@@ -248,7 +243,7 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Driver<B, S, A, C> {
             return Ok(());
         }
         let what = format!("it ends with record {} and should with {}", tail.sequence, mark.tail.sequence);
-        Err(Stopped::JournalBroken(what))
+        Err(StoreError::Broken(what).into())
     }
 
     /// Where the store stands, if it is still ours.

@@ -77,8 +77,7 @@ impl Driven {
         let (driving, shard) = (driver_settings(&settings, shard), shard.index);
         shards.spawn(async move {
             let stopped = parts.drive(driving, bus, store.clone(), place).await;
-            if let Stopped::StoreLost { .. } | Stopped::JournalBroken(_) | Stopped::Store(StoreError::Foreign(_)) =
-                stopped
+            if let Stopped::StoreLost { .. } | Stopped::Store(StoreError::Broken(_) | StoreError::Foreign(_)) = stopped
             {
                 // Started again it would be the same. What there is can still be read.
                 tracing::error!(%stopped, shard, "the shard does not work; it only answers questions");

@@ -257,6 +257,11 @@ pub enum StoreError {
          (spec.store.secretRef), or drop the schema to begin anew"
     )]
     Foreign(String),
+    #[error(
+        "the journal is broken: {0}. Restore the store from a backup, or delete the agent and create it again; \
+         `rhizon verify` shows how far the journal can be trusted"
+    )]
+    Broken(String),
     #[error("the store is full: {0}; give it more room (spec.store.size) or free some")]
     Full(String),
     #[error(

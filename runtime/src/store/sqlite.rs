@@ -4,8 +4,12 @@
 //! to SQLite as one argument, packed or as JSON, so that a statement is the same, and prepared once, for every batch.
 
 pub(super) mod append;
+mod filter;
+mod indexes;
+mod sweep;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rhizon_kernel::Head;
@@ -19,6 +23,9 @@ use super::rows::{
     self, Fields, deferred, failed, first_bytes, hash, head, journal_row, mark, number, parked, signed, small,
 };
 use super::{Batch, Counts, Due, EventStore, Fate, Known, Loaded, Mark, Result, Row, StoreError};
+use indexes::Indexes;
+pub(super) use indexes::named;
+pub(super) use sweep::KnownId;
 
 /// The packed hashes of `?1`, of which there are `?2`, as rows.
 macro_rules! packed {
@@ -30,12 +37,13 @@ macro_rules! packed {
         )
     };
 }
-pub(super) use packed;
+use packed;
 
 #[derive(Clone)]
 pub struct SqliteStore {
     pub(super) writer: SqlitePool,
     readers: SqlitePool,
+    indexes: Arc<Indexes>,
 }
 
 impl SqliteStore {
@@ -80,7 +88,7 @@ impl SqliteStore {
             .connect_with(options.pragma("cache_size", "-1000").read_only(true).create_if_missing(false))
             .await
             .map_err(|e| failed("open", &e))?;
-        Ok(Self { writer, readers })
+        Ok(Self { writer, readers, indexes: Arc::default() })
     }
 
     async fn heads(&self, entities: &[String]) -> Result<Vec<(String, (Option<Head>, u64))>> {
@@ -100,22 +108,46 @@ impl SqliteStore {
         if keys.is_empty() {
             return Ok(Vec::new());
         }
+        let mut known = self.undecided(keys).await?;
+        let decided = self.decided(keys).await?.into_iter();
+        known.extend(decided.map(|(key, digest, _)| (key, Known::Settled(digest))));
+        Ok(known)
+    }
+
+    /// Most of the time nothing is parked and nothing was tried.
+    async fn undecided(&self, keys: &[Hash]) -> Result<Vec<(Hash, Known)>> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM attempts) OR EXISTS (SELECT 1 FROM parked)";
+        let any: bool = sqlx::query_scalar(sql).fetch_one(&self.readers).await.map_err(|e| failed("load", &e))?;
+        if !any {
+            return Ok(Vec::new());
+        }
         let sql = packed!(
             "SELECT a.key, a.count, NULL, 0 AS stream, 0 AS place FROM keys JOIN attempts a USING (key) \
              UNION ALL SELECT p.key, NULL, p.digest, p.stream, 1 FROM keys JOIN parked p USING (key) \
-             UNION ALL SELECT k.key, NULL, k.digest, 0, 2 FROM keys CROSS JOIN known k USING (key) \
              ORDER BY place, stream DESC"
         );
-        let query = sqlx::query(sql).bind(pack(keys)).bind(signed(keys.len() as u64));
-        let rows = query.fetch_all(&self.readers).await.map_err(|e| failed("load", &e))?;
+        let rows = append::with_keys(sql, keys).fetch_all(&self.readers).await.map_err(|e| failed("load", &e))?;
         let known = |row: &SqliteRow| {
             Ok(match number(row, 4)? {
                 0 => Known::Tried(small(row, 1)?),
-                1 => Known::Parked(hash(row, 2)?),
-                _ => Known::Settled(hash(row, 2)?),
+                _ => Known::Parked(hash(row, 2)?),
             })
         };
         rows.iter().map(|row| Ok((hash(row, 0)?, known(row)?))).collect()
+    }
+
+    /// An event has one effect: the last line of defence, whatever the driver knew.
+    async fn refuse_decided(&self, batch: &Batch) -> Result<()> {
+        let identities = batch.entries.iter().filter_map(|entry| entry.decision.as_ref()?.identity);
+        let keys: Vec<Hash> = identities.map(|(key, _)| key).collect();
+        match self.decided(&keys).await?.first() {
+            None => Ok(()),
+            Some((.., sequence)) if *sequence > batch.after => Ok(()), // The batch is refused for what it follows.
+            Some((key, _, sequence)) => {
+                let cause = format!("record {sequence} has decided on event {key}");
+                Err(StoreError::Failed { doing: "append", cause })
+            }
+        }
     }
 
     async fn lines(&self, sql: &'static str, after: u64, limit_bytes: usize) -> Result<Vec<Row>> {
@@ -133,7 +165,9 @@ impl EventStore for SqliteStore {
     async fn claim(&self) -> Result<Mark> {
         // One statement: between two, somebody else's claim would give both the same epoch.
         let sql = "UPDATE mark SET epoch = epoch + 1 RETURNING epoch, position, published, sequence, link, config";
-        mark(&sqlx::query(sql).fetch_one(&self.writer).await.map_err(|e| failed("claim", &e))?)
+        let claimed = mark(&sqlx::query(sql).fetch_one(&self.writer).await.map_err(|e| failed("claim", &e))?)?;
+        self.own().await?;
+        Ok(claimed)
     }
 
     async fn mark(&self) -> Result<Mark> {
@@ -148,7 +182,7 @@ impl EventStore for SqliteStore {
     }
 
     async fn append(&self, batch: Batch) -> Result<()> {
-        append::append(&self.writer, batch).await
+        append::append(self.clone(), batch).await
     }
 
     async fn count_attempt(&self, epoch: u64, key: Hash) -> Result<u32> {
@@ -198,8 +232,13 @@ impl EventStore for SqliteStore {
     }
 
     async fn history(&self, entity: String, after: u64, limit_bytes: usize) -> Result<Vec<Row>> {
-        let sql = "SELECT sequence, line FROM journal WHERE entity = ? AND sequence > ? ORDER BY sequence LIMIT 1000";
-        let query = sqlx::query(sql).bind(entity).bind(signed(after));
+        let (swept, fresh) = self.fresh_of_entity(&entity, after, 1000).await?;
+        let sql = "SELECT sequence, line FROM journal WHERE sequence IN \
+                   (SELECT sequence FROM (SELECT sequence FROM by_entity WHERE entity = ? AND sequence > ? AND sequence <= ? \
+                                          ORDER BY sequence LIMIT 1000) \
+                    UNION ALL SELECT value FROM json_each(?)) ORDER BY sequence LIMIT 1000";
+        let query = sqlx::query(sql).bind(entity).bind(signed(after)).bind(signed(swept));
+        let query = query.bind(serde_json::to_string(&fresh).unwrap_or_default());
         let rows = query.fetch_all(&self.readers).await.map_err(|e| failed("read a history", &e))?;
         first_bytes(&rows, limit_bytes)
     }
@@ -226,9 +265,9 @@ impl EventStore for SqliteStore {
             let query = sqlx::query(sql).bind(&key.0[..]);
             query.fetch_optional(&self.readers).await.map_err(|e| failed("look for an event", &e))
         };
-        let decided = "SELECT sequence, line FROM journal JOIN known USING (sequence) WHERE key = ?";
-        if let Some(row) = look(decided).await? {
-            return Ok(Some(Fate::Decided(journal_row(&row)?)));
+        if let Some((.., sequence)) = self.decided(&[key]).await?.last() {
+            let rows = self.journal(sequence - 1, 1).await?;
+            return Ok(rows.into_iter().next().filter(|row| row.sequence == *sequence).map(Fate::Decided));
         }
         if let Some(row) = look("SELECT entity, due, attempts FROM parked WHERE key = ?").await? {
             return rows::parked_fate(&row).map(Some);
@@ -276,6 +315,7 @@ impl EventStore for SqliteStore {
     }
 
     async fn close(&self) {
+        self.indexes.close().await;
         self.readers.close().await;
         self.writer.close().await;
     }

@@ -2,9 +2,11 @@
 
 use rhizon_runtime::store::sqlite::SqliteStore;
 use rhizon_runtime::store::{Batch, EventStore as _, Known, Mark, StoreError};
+use sqlx::Connection as _;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 
 use super::Stores as _;
-use super::events::{Event, batch_of, state};
+use super::events::{Event, append, batch_of, state};
 use super::journal::JetStream;
 
 /// A small file system, for as long as the value lives.
@@ -33,6 +35,25 @@ impl Drop for SmallDisk {
 fn large(mark: &Mark, number: u64) -> Batch {
     let text = format!("\"{}\"", "x".repeat(64 << 10));
     batch_of(mark, &[Event { state: state(&text), ..Event::new("a", &number.to_string()) }])
+}
+
+#[tokio::test]
+async fn a_store_with_a_record_that_cant_be_read_is_not_claimed_and_can_be_looked_at() {
+    let stores = super::Sqlite::start().await;
+    let store = stores.open().await;
+    store.claim().await.unwrap();
+    append(&store, &[("a", "1"), ("a", "2"), ("b", "3")]).await;
+    store.close().await;
+    let options = SqliteConnectOptions::new().filename(stores.path());
+    let mut file = SqliteConnection::connect_with(&options).await.unwrap();
+    sqlx::query("UPDATE journal SET line = x'00' WHERE sequence = 2").execute(&mut file).await.unwrap();
+    file.close().await.unwrap();
+    let store = stores.open().await;
+    let refused = store.claim().await.unwrap_err();
+    assert!(matches!(&refused, StoreError::Broken(what) if what.starts_with("record 2: ")), "{refused}");
+    assert!(!refused.is_transient());
+    assert_eq!(store.journal(0, usize::MAX).await.unwrap().len(), 3);
+    assert_eq!(store.history("b".into(), 0, usize::MAX).await.unwrap().len(), 1);
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rhizon_kernel::record::Tail;
 use rhizon_runtime::store::jetstream::JetStreamStore;
-use rhizon_runtime::store::{Batch, Entry, EventStore, StoreError};
+use rhizon_runtime::store::{Batch, Entry, EventStore, Fate, Known, StoreError};
 
 use super::Stores;
 use super::events::{append, batch};
@@ -53,6 +53,76 @@ async fn a_cold_entity_is_loaded_fast_on_postgres() {
 #[tokio::test]
 async fn a_cold_entity_is_loaded_fast_on_jetstream() {
     a_cold_entity_is_loaded_fast_behind_100_000_records(JetStream::start().await).await;
+}
+
+/// More than are gathered in memory before they reach an index: some are there, some on their way, some gathered.
+async fn each_record_is_found_wherever_it_is(stores: impl Stores) {
+    let store = stores.open().await;
+    fill(&store, 70_000).await;
+    all_are_found(&store, 7_000).await;
+    // Another process, that takes over from one that has not ended; and goes on.
+    let other = stores.open().await;
+    all_are_found(&other, 7_000).await;
+    let mark = other.claim().await.unwrap();
+    let late = batch(&mark, &[("7", "late")], false);
+    other.append(late).await.unwrap();
+    all_are_found(&other, 7_001).await;
+    let known = other.load(vec![], vec![super::events::key("late")]).await.unwrap().known;
+    assert_eq!(known, [Some(Known::Settled(super::events::digest("7", "late")))]);
+}
+
+async fn all_are_found(store: &impl EventStore, of_one_entity: usize) {
+    let last = store.mark().await.unwrap().tail.sequence;
+    // Names of events are numbers from 1 on, and an event's record is the one behind that.
+    let names: Vec<String> = (1..70_000).step_by(777).map(|n| n.to_string()).collect();
+    let keys: Vec<_> = names.iter().map(|name| super::events::key(name)).chain([super::events::key("none")]).collect();
+    let known = store.load(vec![], keys).await.unwrap().known;
+    for (name, known) in names.iter().zip(&known) {
+        let digest = super::events::digest(&name[name.len() - 1..], name);
+        assert_eq!(*known, Some(Known::Settled(digest)), "event {name}");
+    }
+    assert_eq!(known.last(), Some(&None), "what nobody has decided is not known");
+    for name in [1, 30_000, 65_000] {
+        let fate = store.fate(super::events::key(&name.to_string())).await.unwrap();
+        assert!(matches!(fate, Some(Fate::Decided(row)) if row.sequence == name + 1), "event {name}");
+    }
+    let (mut after, mut count) = (0, 0);
+    loop {
+        let page = store.history("7".into(), after, 1 << 20).await.unwrap();
+        let Some(row) = page.last() else { break };
+        assert!(page[0].sequence > after && page.is_sorted_by_key(|row| row.sequence));
+        (after, count) = (row.sequence, count + page.len());
+    }
+    assert_eq!((count, after > last - 10), (of_one_entity, true), "the history of one of ten entities");
+}
+
+#[tokio::test]
+async fn each_record_is_found_wherever_it_is_on_sqlite() {
+    each_record_is_found_wherever_it_is(super::Sqlite::start().await).await;
+}
+
+#[tokio::test]
+async fn each_record_is_found_wherever_it_is_on_postgres() {
+    each_record_is_found_wherever_it_is(super::Postgres::start().await).await;
+}
+
+#[tokio::test]
+async fn each_record_is_found_wherever_it_is_on_jetstream() {
+    each_record_is_found_wherever_it_is(JetStream::start().await).await;
+}
+
+/// Whatever a driver believes: the index may not have an event yet, or have it since long ago.
+#[tokio::test]
+async fn an_event_that_was_decided_is_refused_wherever_it_is_on_sqlite() {
+    let stores = super::Sqlite::start().await;
+    let store = stores.open().await;
+    fill(&store, 70_000).await;
+    let mark = store.mark().await.unwrap();
+    for name in ["1", "30000", "69999"] {
+        let refused = store.append(batch(&mark, &[("7", name)], false)).await.unwrap_err();
+        assert!(refused.to_string().contains("has decided on event"), "{refused}");
+    }
+    append(&store, &[("7", "new")]).await;
 }
 
 /// Lines as short as a store takes them; on the store that makes them fastest.

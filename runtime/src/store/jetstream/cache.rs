@@ -11,12 +11,13 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteSynchronous};
 
 use super::super::rows::{failed, hash, number, signed};
 use super::super::sqlite::SqliteStore;
-use super::super::sqlite::append::{self, known_ids};
+use super::super::sqlite::append;
 use super::super::{Batch, Entry, Result, StoreError};
 use super::gap::{Gap, Missing};
 use super::message::Change;
 use super::unwritten::Append;
 
+const DOING: &str = "write the cache";
 /// Changes whenever the machine was started: what was not synced before may be damaged.
 const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 
@@ -39,6 +40,7 @@ pub(super) async fn open(path: &Path) -> Result<SqliteStore> {
         tokio::fs::write(with("-boot"), &boot).await.map_err(broken)?;
     }
     let cache = SqliteStore::open_with(path, SqliteSynchronous::Off).await?;
+    cache.own().await?;
     sqlx::raw_sql(TABLES).execute(&cache.writer).await.map_err(|e| failed("open the cache", &e))?;
     Ok(cache)
 }
@@ -63,9 +65,11 @@ pub(super) async fn look(path: &Path) -> Result<SqliteConnection> {
 /// Empties it.
 pub(super) async fn clear(cache: &SqliteStore) -> Result<()> {
     let sql = "BEGIN IMMEDIATE; DELETE FROM journal; DELETE FROM heads; DELETE FROM known; DELETE FROM attempts; \
-        DELETE FROM parked; DELETE FROM deferred; DELETE FROM dead; DELETE FROM gap; DELETE FROM snapshot; DELETE FROM mark; \
+        DELETE FROM by_entity; DELETE FROM parked; DELETE FROM deferred; DELETE FROM dead; DELETE FROM gap; \
+        DELETE FROM snapshot; DELETE FROM mark; \
         INSERT INTO mark (only, epoch, position, published, sequence, link) VALUES (1, 0, 0, 0, 0, zeroblob(32)); COMMIT";
     sqlx::raw_sql(sql).execute(&cache.writer).await.map_err(|e| failed("empty the cache", &e))?;
+    cache.forget();
     Ok(())
 }
 
@@ -77,42 +81,47 @@ pub(super) async fn applied(cache: &SqliteStore) -> Result<u64> {
 
 /// Takes in a message, by its stream sequence. Must run to its end: a transaction that is let go of would stay open.
 pub(super) async fn apply(cache: &SqliteStore, change: &Change, applied: u64) -> Result<()> {
-    append::transaction(&cache.writer, "write the cache", async |tx: &mut SqliteConnection| {
-        write(tx, change).await?;
+    let query = match change {
+        Change::Append(batch) => return apply_append(cache, batch, applied).await,
+        Change::Claim { epoch } => sqlx::query("UPDATE mark SET epoch = ?").bind(signed(*epoch)),
+        Change::Attempt { key, .. } => {
+            let sql = "INSERT INTO attempts VALUES (?, 1) ON CONFLICT (key) DO UPDATE SET count = count + 1";
+            sqlx::query(sql).bind(key.0.to_vec())
+        }
+        Change::Published { sequence, .. } => {
+            sqlx::query("UPDATE mark SET published = max(published, ?)").bind(signed(*sequence))
+        }
+        Change::Fired { keys, .. } => append::drop_deferred(keys),
+    };
+    append::transaction(&cache.writer, DOING, async |tx: &mut SqliteConnection| {
+        append::execute(tx, query, DOING).await?;
         set_applied(tx, applied).await
     })
     .await
 }
 
-/// Takes in our own appends that follow each other, which decide no event twice.
+/// Takes in one append, or several as one.
+pub(super) async fn apply_append(cache: &SqliteStore, batch: &Batch, applied: u64) -> Result<()> {
+    let work = async |tx: &mut SqliteConnection| {
+        append::write(tx, batch).await?;
+        set_applied(tx, applied).await
+    };
+    cache.append_behind(DOING, batch.after, &batch.entries, work).await
+}
+
+/// Takes in our own appends that follow each other.
 pub(super) async fn apply_together(cache: &SqliteStore, appends: &[Arc<Append>]) -> Result<()> {
     let (Some(first), Some(last)) = (appends.first(), appends.last()) else { return Ok(()) };
-    append::transaction(&cache.writer, "write the cache", async |tx: &mut SqliteConnection| {
+    let entries = appends.iter().flat_map(|append| &append.batch.entries);
+    let work = async |tx: &mut SqliteConnection| {
         append::check_fence(tx, &first.batch).await?;
-        let entries = appends.iter().flat_map(|append| &append.batch.entries);
-        append::write_entries(tx, entries, known_ids!("INSERT OR FAIL")).await?;
+        append::write_entries(tx, entries.clone()).await?;
         for append in appends {
             append::move_mark(tx, &append.batch).await?;
         }
         set_applied(tx, last.stream).await
-    })
-    .await
-}
-
-/// Takes in many appends at once, whose events may be known already.
-pub(super) async fn apply_appends(cache: &SqliteStore, batch: &Batch, applied: u64) -> Result<()> {
-    append::transaction(&cache.writer, "write the cache", async |tx: &mut SqliteConnection| {
-        append::write_knowing(tx, batch, known_ids!("INSERT OR IGNORE")).await?;
-        set_applied(tx, applied).await
-    })
-    .await
-}
-
-/// Of one identity the first record counts.
-pub(super) async fn insert_known(tx: &mut SqliteConnection, mut known: Vec<(Hash, Hash, u64)>) -> Result<()> {
-    let query = append::with_known(known_ids!("INSERT OR IGNORE"), &mut known);
-    query.execute(tx).await.map_err(|e| failed("write known ids", &e))?;
-    Ok(())
+    };
+    cache.append_behind(DOING, first.batch.after, entries.clone(), work).await
 }
 
 async fn set_applied(tx: &mut SqliteConnection, applied: u64) -> Result<()> {
@@ -131,7 +140,7 @@ pub(super) async fn missing(cache: &SqliteStore) -> Result<Option<Missing>> {
 /// Puts records where they were missing.
 pub(super) async fn fill(cache: &SqliteStore, entries: &[Entry], missing: Missing) -> Result<()> {
     append::transaction(&cache.writer, "write older records", async |tx: &mut SqliteConnection| {
-        append::insert_records(tx, entries).await?;
+        append::insert_older(tx, entries).await?;
         set_missing(tx, missing).await
     })
     .await
@@ -166,7 +175,7 @@ pub(super) async fn set_snapshot(cache: &SqliteStore, stream: u64, sequence: u64
 /// Takes in the records that a snapshot needs, and with them the snapshot as true.
 pub(super) async fn prove(cache: &SqliteStore, entries: &[Entry], applied: u64) -> Result<()> {
     append::transaction(&cache.writer, "write the cache", async |tx: &mut SqliteConnection| {
-        append::insert_records(tx, entries).await?;
+        append::insert_older(tx, entries).await?;
         set_applied(tx, applied).await
     })
     .await
@@ -177,9 +186,7 @@ pub(super) async fn decided(cache: &SqliteStore, key: Hash, gap: &Gap) -> Result
     if gap.missing().is_none() {
         return Ok(None);
     }
-    let query = sqlx::query("SELECT sequence FROM known WHERE key = ?").bind(key.0.to_vec());
-    let row = query.fetch_optional(&cache.writer).await.map_err(|e| failed("look for an event", &e))?;
-    row.map(|row| number(&row, 0)).transpose()
+    Ok(cache.decided(&[key]).await?.last().map(|(.., sequence)| *sequence))
 }
 
 /// The first open dead letter behind a record that is missing.
@@ -189,21 +196,4 @@ pub(super) async fn first_dead(cache: &SqliteStore, after: u64, gap: &Gap) -> Re
     let query = sqlx::query_scalar(sql).bind(signed(after.max(filled.sequence))).bind(signed(until));
     let found: Option<i64> = query.fetch_one(&cache.writer).await.map_err(|e| failed("look for dead letters", &e))?;
     Ok(found.and_then(|sequence| u64::try_from(sequence).ok()))
-}
-
-async fn write(tx: &mut SqliteConnection, change: &Change) -> Result<()> {
-    let query = match change {
-        Change::Append(batch) => return append::write(tx, batch).await,
-        Change::Fired { keys, .. } => return append::drop_deferred(tx, keys).await,
-        Change::Claim { epoch } => sqlx::query("UPDATE mark SET epoch = ?").bind(signed(*epoch)),
-        Change::Attempt { key, .. } => {
-            let sql = "INSERT INTO attempts VALUES (?, 1) ON CONFLICT (key) DO UPDATE SET count = count + 1";
-            sqlx::query(sql).bind(key.0.to_vec())
-        }
-        Change::Published { sequence, .. } => {
-            sqlx::query("UPDATE mark SET published = max(published, ?)").bind(signed(*sequence))
-        }
-    };
-    query.execute(tx).await.map_err(|e| failed("write the cache", &e))?;
-    Ok(())
 }

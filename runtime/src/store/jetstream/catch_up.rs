@@ -147,7 +147,7 @@ impl JetStreamStore {
                     state.places.push(*after, *records, *stream);
                 }
                 let (batch, stream) = appends.into_batch(entities, keys, loaded);
-                cache::apply_appends(&self.0.cache, &batch, stream).await?;
+                cache::apply_append(&self.0.cache, &batch, stream).await?;
                 state.applied = stream;
             }
         }

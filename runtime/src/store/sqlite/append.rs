@@ -6,37 +6,27 @@ use sqlx::sqlite::{SqliteArguments, SqlitePool};
 use sqlx::{Connection as _, Sqlite, SqliteConnection};
 
 use super::super::{Batch, Decision, Deferred, Entry, Parked, RELEASED_TOGETHER, Result, StoreError, Waits};
-use super::{failed, number, pack, packed, signed};
+use super::sweep::{KnownId, Stretch};
+use super::{SqliteStore, failed, number, pack, packed, signed};
 use crate::failpoint::{self, Step};
-
-/// Inserts key, digest and record of each decision: both hashes are in `?1`, the records in `?2`.
-macro_rules! known_ids {
-    ($insert:literal) => {
-        concat!(
-            $insert,
-            " INTO known SELECT substr(?1, key * 64 + 1, 32), substr(?1, key * 64 + 33, 32), value FROM json_each(?2)"
-        )
-    };
-}
-pub(in super::super) use known_ids;
 
 /// SQLite makes a copy of what it is given.
 const BLOB_BYTES: usize = 512 << 10;
 
-type Tx = SqliteConnection;
+pub(in super::super) type Tx = SqliteConnection;
 pub(in super::super) type Query = sqlx::query::Query<'static, Sqlite, SqliteArguments>;
 
 /// Runs to its end also when nobody waits for it any more: a transaction that is let go of half-way would leave its
 /// connection in one.
-pub(super) async fn append(writer: &SqlitePool, batch: Batch) -> Result<()> {
-    let writer = writer.clone();
+pub(super) async fn append(store: SqliteStore, batch: Batch) -> Result<()> {
     let task = tokio::spawn(async move {
-        transaction(&writer, "append", async |tx: &mut Tx| {
+        store.refuse_decided(&batch).await?;
+        let append = async |tx: &mut Tx| {
             write(tx, &batch).await?;
             failpoint::reached(Step::Written);
             Ok(())
-        })
-        .await
+        };
+        store.append_behind("append", batch.after, &batch.entries, append).await
     });
     task.await.map_err(|e| StoreError::Failed { doing: "append", cause: e.to_string() })?
 }
@@ -66,13 +56,8 @@ pub(in super::super) async fn transaction<T, E: From<StoreError>>(
 
 /// All that a batch changes, within a transaction.
 pub(in super::super) async fn write(tx: &mut Tx, batch: &Batch) -> Result<()> {
-    write_knowing(tx, batch, known_ids!("INSERT OR FAIL")).await
-}
-
-/// The same; `insert_known` says what becomes of an event that is known already.
-pub(in super::super) async fn write_knowing(tx: &mut Tx, batch: &Batch, insert_known: &'static str) -> Result<()> {
     check_fence(tx, batch).await?;
-    write_entries(tx, &batch.entries, insert_known).await?;
+    write_entries(tx, &batch.entries).await?;
     if !batch.waits.is_empty() {
         change_waits(tx, &batch.waits).await?;
     }
@@ -80,17 +65,13 @@ pub(in super::super) async fn write_knowing(tx: &mut Tx, batch: &Batch, insert_k
 }
 
 /// Records that follow each other, and what they decide. Often there are none: only the position moves, or what waits.
-pub(in super::super) async fn write_entries(
-    tx: &mut Tx,
-    entries: impl Entries<'_>,
-    insert_known: &'static str,
-) -> Result<()> {
+pub(in super::super) async fn write_entries(tx: &mut Tx, entries: impl Entries<'_>) -> Result<()> {
     if entries.clone().into_iter().next().is_none() {
         return Ok(());
     }
     insert_records(tx, entries.clone()).await?;
     upsert_heads(tx, entries.clone()).await?;
-    settle(tx, entries, insert_known).await
+    settle(tx, entries).await
 }
 
 /// Of one batch or of several.
@@ -117,7 +98,7 @@ pub(in super::super) async fn check_fence(tx: &mut Tx, batch: &Batch) -> Result<
 }
 
 /// Many lines in one blob, and where each of them is.
-pub(in super::super) async fn insert_records(tx: &mut Tx, entries: impl Entries<'_>) -> Result<()> {
+async fn insert_records(tx: &mut Tx, entries: impl Entries<'_>) -> Result<()> {
     let sql = "INSERT OR FAIL INTO journal SELECT value ->> 0, value ->> 1, value ->> 2, substr(?1, value ->> 3, value ->> 4) \
                FROM json_each(?2)";
     let entries: Vec<&Entry> = entries.into_iter().collect();
@@ -166,25 +147,18 @@ pub(in super::super) async fn upsert_heads(tx: &mut Tx, entries: impl Entries<'_
     execute(tx, sqlx::query(sql).bind(hashes).bind(json(&heads)), "write heads").await
 }
 
-/// What is decided is known, and tried no more; what died is open.
-async fn settle(tx: &mut Tx, entries: impl Entries<'_>, insert_known: &'static str) -> Result<()> {
-    let (mut known, mut dead) = (Vec::new(), Vec::new());
+/// What is decided is tried no more; what died is open.
+async fn settle(tx: &mut Tx, entries: impl Entries<'_>) -> Result<()> {
+    let (mut keys, mut dead) = (Vec::new(), Vec::new());
     for entry in entries {
-        let Some(Decision { identity: Some((key, digest)), dead: is_dead, .. }) = entry.decision.as_ref() else {
-            continue;
-        };
-        known.push((*key, *digest, entry.sequence));
+        let Some(Decision { identity: Some((key, _)), dead: is_dead, .. }) = entry.decision.as_ref() else { continue };
+        keys.push(*key);
         if *is_dead {
             dead.push((*key, entry.sequence));
         }
     }
-    if known.is_empty() {
-        return Ok(());
-    }
-    execute(tx, with_known(insert_known, &mut known), "write known ids").await?;
     let tried = sqlx::query("SELECT 1 FROM attempts LIMIT 1").fetch_optional(&mut *tx).await;
     if tried.map_err(|e| failed("look for attempts", &e))?.is_some() {
-        let keys: Vec<Hash> = known.iter().map(|(key, ..)| *key).collect();
         let sql = packed!("DELETE FROM attempts WHERE key IN (SELECT key FROM keys)");
         execute(tx, with_keys(sql, &keys), "clear attempts").await?;
     }
@@ -195,12 +169,42 @@ async fn settle(tx: &mut Tx, entries: impl Entries<'_>, insert_known: &'static s
     Ok(())
 }
 
-/// In the order of the keys, which is the order of the table; of one key the first record comes first.
-pub(in super::super) fn with_known(sql: &'static str, known: &mut [(Hash, Hash, u64)]) -> Query {
+/// What older records bring to the indexes.
+pub(super) async fn move_stretch(tx: &mut Tx, stretch: &Stretch) -> Result<()> {
+    if stretch.is_empty() {
+        return Ok(());
+    }
+    insert_known(tx, stretch.known.clone()).await?;
+    insert_entities(tx, &stretch.entities).await?;
+    if let Some(swept) = stretch.swept {
+        execute(tx, sqlx::query("UPDATE mark SET swept = ?").bind(signed(swept)), "move the mark").await?;
+    }
+    Ok(())
+}
+
+/// In the order of the keys, which is the order of the table. Of one identity the first record counts.
+pub(in super::super) async fn insert_known(tx: &mut Tx, mut known: Vec<KnownId>) -> Result<()> {
     known.sort_unstable_by_key(|(key, _, sequence)| (*key, *sequence));
     let hashes: Vec<u8> = known.iter().flat_map(|(key, digest, _)| [key.0, digest.0]).flatten().collect();
     let sequences: Vec<u64> = known.iter().map(|(.., sequence)| *sequence).collect();
-    sqlx::query(sql).bind(hashes).bind(json(&sequences))
+    let sql = "INSERT OR IGNORE INTO known \
+               SELECT substr(?1, key * 64 + 1, 32), substr(?1, key * 64 + 33, 32), value FROM json_each(?2)";
+    execute(tx, sqlx::query(sql).bind(hashes).bind(json(&sequences)), "write known ids").await
+}
+
+/// Entities and their records.
+pub(in super::super) async fn insert_entities(tx: &mut Tx, entities: &[(String, u64)]) -> Result<()> {
+    let sql = "INSERT OR IGNORE INTO by_entity SELECT value ->> 0, value ->> 1 FROM json_each(?)";
+    execute(tx, sqlx::query(sql).bind(json(&entities)), "write records of entities").await
+}
+
+/// Records from before those that are there, with their entities at once.
+pub(in super::super) async fn insert_older(tx: &mut Tx, entries: &[Entry]) -> Result<()> {
+    insert_records(tx, entries).await?;
+    let of_entry = |entry: &Entry| Some((entry.decision.as_ref()?.entity.clone(), entry.sequence));
+    let mut entities: Vec<_> = entries.iter().filter_map(of_entry).collect();
+    entities.sort_unstable();
+    insert_entities(tx, &entities).await
 }
 
 pub(in super::super) async fn change_waits(tx: &mut Tx, waits: &Waits) -> Result<()> {
@@ -280,16 +284,15 @@ pub(super) async fn fired(writer: &SqlitePool, epoch: u64, keys: Vec<Hash>) -> R
             if found != epoch {
                 return Err(StoreError::Fenced { ours: epoch, found });
             }
-            drop_deferred(tx, &keys).await
+            execute(tx, drop_deferred(&keys), "close a timer").await
         })
         .await
     });
     task.await.map_err(|e| StoreError::Failed { doing: "close a timer", cause: e.to_string() })?
 }
 
-pub(in super::super) async fn drop_deferred(tx: &mut Tx, keys: &[Hash]) -> Result<()> {
-    let sql = packed!("DELETE FROM deferred WHERE key IN (SELECT key FROM keys)");
-    execute(tx, with_keys(sql, keys), "close a timer").await
+pub(in super::super) fn drop_deferred(keys: &[Hash]) -> Query {
+    with_keys(packed!("DELETE FROM deferred WHERE key IN (SELECT key FROM keys)"), keys)
 }
 
 /// A list as one argument.
@@ -297,11 +300,11 @@ fn json(list: &impl Serialize) -> String {
     serde_json::to_string(list).expect("a list of numbers and text")
 }
 
-fn with_keys(sql: &'static str, keys: &[Hash]) -> Query {
+pub(super) fn with_keys(sql: &'static str, keys: &[Hash]) -> Query {
     sqlx::query(sql).bind(pack(keys)).bind(signed(keys.len() as u64))
 }
 
-async fn execute(tx: &mut Tx, query: Query, doing: &'static str) -> Result<()> {
+pub(in super::super) async fn execute(tx: &mut Tx, query: Query, doing: &'static str) -> Result<()> {
     query.execute(tx).await.map_err(|e| failed(doing, &e))?;
     Ok(())
 }

@@ -8,15 +8,14 @@ use rhizon_kernel::chain::Hash;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::super::super::sqlite::KnownId;
 use super::super::super::{Deferred, Parked};
 use super::CHUNK;
 
+/// Key, digest and record of a decision.
 const KNOWN: usize = 72;
 
-/// Key, digest and record of a decision.
-pub(super) type Known = (Hash, Hash, u64);
-
-pub(super) fn known(bytes: &[u8]) -> Option<Vec<Known>> {
+pub(super) fn known(bytes: &[u8]) -> Option<Vec<KnownId>> {
     let read = |row: &[u8]| {
         let (key, rest) = row.split_at(32);
         let (digest, sequence) = rest.split_at(32);
@@ -77,7 +76,7 @@ impl Gathered {
         full
     }
 
-    pub(super) fn known(&mut self, (key, digest, sequence): Known) -> Option<Bytes> {
+    pub(super) fn known(&mut self, (key, digest, sequence): KnownId) -> Option<Bytes> {
         let full = self.make_room(KNOWN);
         self.0.put_slice(&key.0);
         self.0.put_slice(&digest.0);
@@ -102,7 +101,7 @@ mod tests {
     #[test]
     fn what_is_gathered_reads_back_chunk_by_chunk() {
         let hash = |n: u64| Hash::of(&[&n.to_be_bytes()]);
-        let rows: Vec<Known> = (0..20_000).map(|n| (hash(n), hash(n + 1), n)).collect();
+        let rows: Vec<KnownId> = (0..20_000).map(|n| (hash(n), hash(n + 1), n)).collect();
         let mut gathered = Gathered::default();
         let mut chunks: Vec<Bytes> = rows.iter().filter_map(|row| gathered.known(*row)).collect();
         chunks.extend(gathered.rest());

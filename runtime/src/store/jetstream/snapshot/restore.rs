@@ -7,12 +7,12 @@ use rhizon_kernel::record::Tail;
 use sqlx::sqlite::SqliteConnection;
 
 use super::super::super::rows::{failed, signed};
-use super::super::super::sqlite::append;
+use super::super::super::sqlite::{KnownId, append};
 use super::super::super::{Decision, Entry, Result, StoreError};
 use super::super::gap::Missing;
 use super::super::message::{self, Kind};
 use super::super::{JetStreamStore, cache, records};
-use super::contents::{self, HeadLine, Known, Wait};
+use super::contents::{self, HeadLine, Wait};
 use super::{Chunk, Index};
 use crate::bus;
 
@@ -95,22 +95,23 @@ impl JetStreamStore {
             Ok::<_, Trouble>(())
         })
         .await?;
+        self.0.cache.forget();
         self.0.gap.set(missing);
         let tail = (index.lines.after == 0).then(Tail::default);
         Ok(Some(Proof { index, stream: found.stream, tail }))
     }
 
     async fn known(&self, tx: &mut SqliteConnection, chunks: &[Chunk]) -> std::result::Result<(), Trouble> {
-        let mut gathered: Vec<Known> = Vec::new();
+        let mut gathered: Vec<KnownId> = Vec::new();
         let mut read = std::pin::pin!(self.read(chunks));
         while let Some(chunk) = read.try_next().await? {
             gathered
                 .extend(contents::known(&chunk).ok_or_else(|| unfit("a chunk of ids has no whole number of them"))?);
             if gathered.len() >= TOGETHER {
-                cache::insert_known(tx, std::mem::take(&mut gathered)).await?;
+                append::insert_known(tx, std::mem::take(&mut gathered)).await?;
             }
         }
-        cache::insert_known(tx, gathered).await?;
+        append::insert_known(tx, gathered).await?;
         Ok(())
     }
 
@@ -230,7 +231,8 @@ fn entry(entity: HeadLine<'_>) -> Entry {
 fn insert(wait: Wait, index: &Index) -> append::Query {
     match wait {
         Wait::Mark { position, published, config } => {
-            let sql = "UPDATE mark SET epoch = ?, position = ?, published = ?, sequence = ?, link = ?, config = ?";
+            let sql = "UPDATE mark SET epoch = ?1, position = ?2, published = ?3, sequence = ?4, swept = ?4, link = ?5, \
+                       config = ?6";
             let query = sqlx::query(sql).bind(signed(index.epoch)).bind(signed(position)).bind(signed(published));
             let query = query.bind(signed(index.sequence)).bind(index.link.0.to_vec());
             query.bind(config.map(|hash| hash.0.to_vec()))

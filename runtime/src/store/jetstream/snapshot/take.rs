@@ -7,12 +7,12 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use futures::TryStreamExt as _;
-use rhizon_kernel::chain::Hash;
-use rhizon_kernel::record::{Decided, Line, NoRecord, Part};
+use rhizon_kernel::record::{Line, NoRecord};
 use sqlx::Row as _;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
 use super::super::super::rows::{self, failed, number, signed};
+use super::super::super::sqlite::named;
 use super::super::super::{Mark, Result, StoreError};
 use super::super::{JetStreamStore, cache};
 use super::contents::{Gathered, HeadLine, Wait};
@@ -122,8 +122,8 @@ impl<'a> Taking<'a> {
             }
             for row in &page {
                 let row = rows::journal_row(row)?;
-                let identity = identity(&row.line).map_err(|e| broken(row.sequence, &e))?;
-                let Some((key, digest)) = identity else { continue };
+                let named = named(&row.line).map_err(|e| broken(row.sequence, &e))?;
+                let Some((_, (key, digest))) = named else { continue };
                 if let Some(full) = gathered.known((key, digest, row.sequence)) {
                     chunks.push(self.slots.put(full).await?);
                 }
@@ -215,13 +215,6 @@ const WAITS: [(&str, Read); 4] = [
         Ok(Wait::Tried { key: rows::hash(row, 0)?, count: rows::small(row, 1)? })
     }),
 ];
-
-fn identity(line: &[u8]) -> std::result::Result<Option<(Hash, Hash)>, NoRecord> {
-    match Line::parse(line)?.part {
-        Part::Config(_) => Ok(None),
-        Part::Decided(bytes) => Decided::parse(bytes)?.identity().map(Some),
-    }
-}
 
 fn broken(sequence: u64, error: &NoRecord) -> StoreError {
     StoreError::Failed { doing: DOING, cause: format!("record {sequence}: {error}") }

@@ -79,7 +79,7 @@ impl Default for Bounds {
             cached_bytes: 4 << 20,
             outbox_messages: 4_000,
             outbox_bytes: 1 << 20,
-            publish_messages: 500,
+            publish_messages: 900,
             recovered_records: 500,
         }
     }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use rhizon_kernel::record::Tail;
 use rhizon_runtime::store::jetstream::JetStreamStore;
-use rhizon_runtime::store::{Batch, Entry, EventStore, Fate, Known, StoreError};
+use rhizon_runtime::store::{Batch, Entry, EventStore, Fate, Known, Mark, StoreError};
 
 use super::Stores;
 use super::events::{append, batch};
@@ -13,8 +13,13 @@ use super::journal::JetStream;
 /// Fills a journal behind one record of the entity "cold".
 async fn fill(store: &impl EventStore, records: u64) {
     store.claim().await.unwrap();
-    let mut mark = append(store, &[("cold", "first")]).await;
+    let mark = append(store, &[("cold", "first")]).await;
     store.mark_published(mark.epoch, 1).await.unwrap();
+    go_on(store, mark, records).await;
+}
+
+/// Events that are named by the record before theirs.
+async fn go_on(store: &impl EventStore, mut mark: Mark, records: u64) {
     while mark.tail.sequence < records {
         let names: Vec<String> = (0..2_000).map(|n| format!("{}", mark.tail.sequence + n)).collect();
         let events: Vec<(&str, &str)> = names.iter().map(|id| (&id[id.len() - 1..], id.as_str())).collect();
@@ -71,6 +76,24 @@ async fn each_record_is_found_wherever_it_is(stores: impl Stores) {
     assert_eq!(known, [Some(Known::Settled(super::events::digest("7", "late")))]);
 }
 
+/// Each goes on where the other one was, until what it found there and more is indexed, and knows what the other decided.
+async fn owners_that_take_turns_know_everything(stores: impl Stores) {
+    let both = [stores.open().await, stores.open().await];
+    fill(&both[0], 5_000).await;
+    for turn in 1..=2 {
+        let store = &both[turn % 2];
+        let mark = store.claim().await.unwrap();
+        let (before, after) = (mark.tail.sequence, mark.tail.sequence + 60_000);
+        let names: Vec<String> = (1..before).step_by(997).map(|n| n.to_string()).collect();
+        let known =
+            store.load(vec![], names.iter().map(|name| super::events::key(name)).collect()).await.unwrap().known;
+        let unknown: Vec<_> = names.iter().zip(&known).filter(|(_, known)| known.is_none()).collect();
+        assert!(unknown.is_empty(), "in turn {turn}: {unknown:?}");
+        go_on(store, mark, after).await;
+    }
+    all_are_found(&both[0], 12_600).await;
+}
+
 async fn all_are_found(store: &impl EventStore, of_one_entity: usize) {
     let last = store.mark().await.unwrap().tail.sequence;
     // Names of events are numbers from 1 on, and an event's record is the one behind that.
@@ -109,6 +132,16 @@ async fn each_record_is_found_wherever_it_is_on_postgres() {
 #[tokio::test]
 async fn each_record_is_found_wherever_it_is_on_jetstream() {
     each_record_is_found_wherever_it_is(JetStream::start().await).await;
+}
+
+#[tokio::test]
+async fn owners_that_take_turns_know_everything_on_sqlite() {
+    owners_that_take_turns_know_everything(super::Sqlite::start().await).await;
+}
+
+#[tokio::test]
+async fn owners_that_take_turns_know_everything_on_jetstream() {
+    owners_that_take_turns_know_everything(JetStream::start().await).await;
 }
 
 /// Whatever a driver believes: the index may not have an event yet, or have it since long ago.

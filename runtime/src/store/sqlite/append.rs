@@ -177,7 +177,7 @@ pub(super) async fn move_stretch(tx: &mut Tx, stretch: &Stretch) -> Result<()> {
     insert_known(tx, stretch.known.clone()).await?;
     insert_entities(tx, &stretch.entities).await?;
     if let Some(swept) = stretch.swept {
-        execute(tx, sqlx::query("UPDATE mark SET swept = ?").bind(signed(swept)), "move the mark").await?;
+        execute(tx, sqlx::query("UPDATE mark SET swept = max(swept, ?)").bind(signed(swept)), "move the mark").await?;
     }
     Ok(())
 }

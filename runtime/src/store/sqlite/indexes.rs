@@ -36,7 +36,7 @@ pub(super) struct Indexes {
 #[derive(Default)]
 struct State {
     sweep: Option<Sweep>,
-    /// Absent until all keys of the index are in it.
+    /// Absent until all keys of the index and of the sweep are in it.
     filter: Option<Filter>,
     /// A filter that is being made, and which making it is: another one is not to be taken for it.
     making: Option<Filter>,
@@ -47,6 +47,29 @@ struct State {
     in_doubt: bool,
     /// A record that can't be read.
     broken: Option<String>,
+}
+
+impl State {
+    /// Others have brought records to the indexes that were never seen here.
+    fn begin_behind(&mut self, swept: u64) {
+        (self.sweep, self.filter, self.making) = (Some(Sweep::behind(swept)), None, None);
+        self.generation += 1;
+    }
+
+    fn push(&mut self, sequence: u64, entity: Option<&str>, identity: Option<Identity>) {
+        if let Some(sweep) = &mut self.sweep {
+            sweep.push(sequence, entity, identity);
+        }
+        if let Some((key, _)) = identity {
+            [&mut self.filter, &mut self.making].into_iter().flatten().for_each(|filter| filter.add(&key));
+        }
+    }
+
+    fn moved(&mut self, stretch: &Stretch) {
+        if let Some(sweep) = &mut self.sweep {
+            sweep.moved(stretch);
+        }
+    }
 }
 
 /// What memory says of events.
@@ -69,38 +92,16 @@ impl Indexes {
     }
 
     fn next(&self, records: usize) -> Stretch {
-        let mut state = self.state();
-        let stretch = state.sweep.as_mut().map(|sweep| sweep.next(records)).unwrap_or_default();
-        let State { filter, making, .. } = &mut *state;
-        for filter in [filter, making].into_iter().flatten() {
-            stretch.known.iter().for_each(|(key, ..)| filter.add(key));
-        }
-        stretch
-    }
-
-    /// Whether the filter has become too small.
-    fn appended<'a>(&self, entries: impl Entries<'a>, stretch: &Stretch) -> bool {
-        let mut state = self.state();
-        if let Some(sweep) = &mut state.sweep {
-            for entry in entries {
-                let decision = entry.decision.as_ref();
-                let entity = decision.map(|decision| decision.entity.as_str());
-                sweep.push(entry.sequence, entity, decision.and_then(|decision| decision.identity));
-            }
-            sweep.moved(stretch);
-        }
-        state.making.is_none() && state.filter.as_ref().is_some_and(Filter::is_full)
+        self.state().sweep.as_mut().map(|sweep| sweep.next(records)).unwrap_or_default()
     }
 
     fn find(&self, keys: &[Hash]) -> Found {
         let state = self.state();
         let mut found = Found::default();
-        for key in keys {
+        for key in keys.iter().filter(|key| state.filter.as_ref().is_none_or(|filter| filter.may_have(key))) {
+            found.perhaps.push(*key);
             if let Some((digest, sequence)) = state.sweep.as_ref().and_then(|sweep| sweep.find(key)) {
                 found.decided.push((*key, digest, sequence));
-            }
-            if state.filter.as_ref().is_none_or(|filter| filter.may_have(key)) {
-                found.perhaps.push(*key);
             }
         }
         found
@@ -132,28 +133,53 @@ impl SqliteStore {
             append::move_stretch(tx, &stretch).await
         })
         .await;
+        let mut state = self.indexes.state();
         if done.is_err() {
-            self.indexes.state().in_doubt = true;
-        } else if self.indexes.appended(entries, &stretch) {
-            self.make_filter();
+            state.in_doubt = true;
+            return done;
         }
-        done
+        for entry in entries {
+            let decision = entry.decision.as_ref();
+            let (entity, identity) = (decision.map(|d| d.entity.as_str()), decision.and_then(|d| d.identity));
+            state.push(entry.sequence, entity, identity);
+        }
+        state.moved(&stretch);
+        if state.making.is_none() && state.filter.as_ref().is_some_and(Filter::is_full) {
+            self.make_filter(&mut state);
+        }
+        Ok(())
     }
 
     /// Takes note of records that this process has not written. The turn must be taken.
-    pub(super) async fn follow(&self) -> Result<()> {
+    async fn follow(&self) -> Result<()> {
         let row = sqlx::query("SELECT sequence, swept FROM mark").fetch_one(&self.readers).await;
         let row = row.map_err(|e| failed("read the mark", &e))?;
         let (end, swept) = (number(&row, 0)?, number(&row, 1)?);
-        let (kept, mut broken) = {
-            let mut state = self.indexes.state();
-            (state.sweep.take(), state.broken.take())
-        };
-        let mut sweep = kept.filter(|sweep| sweep.swept() == swept).unwrap_or_else(|| Sweep::behind(swept));
-        while sweep.end() < end {
-            let sql = "SELECT sequence, line FROM journal WHERE sequence > ? AND sequence <= ? ORDER BY sequence";
-            let until = end.min(sweep.end() + PAGE);
-            let query = sqlx::query(sql).bind(signed(sweep.end())).bind(signed(until));
+        let seen = self.indexes.state().sweep.as_ref().map(Sweep::end).filter(|seen| *seen >= swept);
+        let (records, broken) = self.named_behind(seen.unwrap_or(swept), end).await?;
+        let mut state = self.indexes.state();
+        if seen.is_none() {
+            state.begin_behind(swept);
+        }
+        for (sequence, named) in records {
+            let (entity, identity) = named.unzip();
+            state.push(sequence, entity.as_deref(), identity);
+        }
+        state.in_doubt = false;
+        state.broken = state.broken.take().or(broken);
+        if state.filter.is_none() && state.making.is_none() {
+            self.make_filter(&mut state);
+        }
+        Ok(())
+    }
+
+    /// What records bring to the indexes, and the first of them that can't be read.
+    async fn named_behind(&self, after: u64, end: u64) -> Result<(Vec<(u64, Option<Named>)>, Option<String>)> {
+        let (mut records, mut broken, mut last) = (Vec::new(), None, after);
+        while last < end {
+            let sql =
+                "SELECT sequence, line FROM journal WHERE sequence > ? AND sequence <= ? ORDER BY sequence LIMIT ?";
+            let query = sqlx::query(sql).bind(signed(last)).bind(signed(end)).bind(signed(PAGE));
             let page = query.fetch_all(&self.readers).await.map_err(|e| failed("read the journal", &e))?;
             for row in &page {
                 let row = rows::journal_row(row)?;
@@ -161,22 +187,15 @@ impl SqliteStore {
                     broken.get_or_insert(format!("record {}: {error}", row.sequence));
                     None
                 });
-                let (entity, identity) = named.unzip();
-                sweep.push(row.sequence, entity.as_deref(), identity);
+                records.push((row.sequence, named));
+                last = row.sequence;
             }
             if page.is_empty() {
-                broken.get_or_insert(format!("record {} is missing", sweep.end() + 1));
+                broken.get_or_insert(format!("record {} is missing", last + 1));
                 break;
             }
         }
-        let mut state = self.indexes.state();
-        (state.sweep, state.in_doubt, state.broken) = (Some(sweep), false, broken);
-        let is_new = state.filter.is_none() && state.making.is_none();
-        drop(state);
-        if is_new {
-            self.make_filter();
-        }
-        Ok(())
+        Ok((records, broken))
     }
 
     /// The tables were written to in another way.
@@ -226,17 +245,15 @@ impl SqliteStore {
         Ok((sweep.swept(), fresh))
     }
 
-    /// In the background, from all keys of the index. The turn must be taken: what joins the index from now on joins the
-    /// filter too.
-    fn make_filter(&self) {
-        let generation = {
-            let mut state = self.indexes.state();
-            let keys = state.sweep.as_ref().map_or(0, Sweep::end);
-            let keys = keys.max(state.filter.as_ref().map_or(0, Filter::keys));
-            state.making = Some(Filter::for_keys(keys));
-            state.generation += 1;
-            state.generation
-        };
+    /// In the background, from all keys of the index. The turn must be taken: what comes from now on joins the filter too.
+    fn make_filter(&self, state: &mut State) {
+        let sweep = state.sweep.as_ref();
+        let keys = sweep.map_or(0, Sweep::end).max(state.filter.as_ref().map_or(0, Filter::keys));
+        let mut making = Filter::for_keys(keys);
+        sweep.into_iter().flat_map(Sweep::keys).for_each(|key| making.add(key));
+        state.making = Some(making);
+        state.generation += 1;
+        let generation = state.generation;
         let (indexes, readers) = (Arc::downgrade(&self.indexes), self.readers.clone());
         let mut tasks = self.indexes.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         while tasks.try_join_next().is_some() {}
@@ -271,8 +288,11 @@ impl SqliteStore {
     }
 }
 
-/// Entity and identity of the event that a record decided; none for a config record.
-pub(in super::super) fn named(line: &[u8]) -> std::result::Result<Option<(String, Identity)>, NoRecord> {
+/// Entity and identity of an event.
+type Named = (String, Identity);
+
+/// Those of the event that a record decided; none for a config record.
+pub(in super::super) fn named(line: &[u8]) -> std::result::Result<Option<Named>, NoRecord> {
     let Part::Decided(bytes) = Line::parse(line)?.part else { return Ok(None) };
     let decided = Decided::parse(bytes)?;
     let identity = decided.identity()?;

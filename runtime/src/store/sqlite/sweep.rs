@@ -110,6 +110,12 @@ impl Sweep {
         sorted.or_else(|| self.gathered.known.get(key).copied())
     }
 
+    /// Of all events that are here.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &Hash> {
+        let sorted = self.sorted.iter().flat_map(|sorted| sorted.known.iter().map(|(key, ..)| key));
+        sorted.chain(self.gathered.known.keys())
+    }
+
     /// The records of an entity that are here, in order.
     pub(super) fn of_entity(&self, entity: &str) -> impl Iterator<Item = u64> {
         let sorted = self.sorted.as_ref().and_then(|sorted| {

@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 
 use crate::chain::Hash;
 use crate::config::Config;
-use crate::egress::Commit;
+use crate::egress::{Commit, Outcome};
 use crate::identity::{dedup_key, malformed_key};
 use crate::ingress::Reason;
 use crate::subject::Subject;
@@ -191,6 +191,11 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de Raw
 impl<'a> Decided<'a> {
     pub fn parse(bytes: &'a [u8]) -> Result<Self, NoRecord> {
         serde_json::from_slice(bytes).map_err(|_| NoRecord("decided"))
+    }
+
+    /// Whether something is published for it: its outputs, or its dead letter.
+    pub fn emits(&self) -> bool {
+        !self.outputs.is_empty() || self.outcome == Outcome::DeadLettered.as_str()
     }
 
     /// The key and digest under which the event was taken in.

@@ -17,21 +17,6 @@ pub(super) trait Fields {
     fn text(&self, column: usize) -> sqlx::Result<Option<String>>;
 }
 
-/// At least one row, and then as many as fit.
-pub(super) fn first_bytes(rows: &[impl Fields], limit_bytes: usize) -> Result<Vec<Row>> {
-    let mut bytes = 0;
-    let mut out = Vec::new();
-    for row in rows {
-        let row = journal_row(row)?;
-        bytes += row.line.len();
-        if !out.is_empty() && bytes > limit_bytes {
-            break;
-        }
-        out.push(row);
-    }
-    Ok(out)
-}
-
 /// Columns: epoch, position, published, sequence, link, config.
 pub(super) fn mark(row: &impl Fields) -> Result<Mark> {
     let config = row.bytes(5).map_err(|e| failed("read the mark", &e))?;
@@ -139,7 +124,7 @@ pub(super) fn text(row: &impl Fields, column: usize) -> Result<String> {
     Ok(row.text(column).map_err(|e| failed("read text", &e))?.unwrap_or_default())
 }
 
-fn bytes(row: &impl Fields, column: usize) -> Result<Bytes> {
+pub(super) fn bytes(row: &impl Fields, column: usize) -> Result<Bytes> {
     Ok(Bytes::from(row.bytes(column).map_err(|e| failed("read bytes", &e))?.unwrap_or_default()))
 }
 

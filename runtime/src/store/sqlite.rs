@@ -6,6 +6,8 @@
 pub(super) mod append;
 mod filter;
 mod indexes;
+pub(super) mod journal;
+mod load;
 mod sweep;
 
 use std::path::Path;
@@ -14,15 +16,16 @@ use std::time::Duration;
 
 use rhizon_kernel::Head;
 use rhizon_kernel::chain::Hash;
-use sqlx::Row as _;
+use rhizon_kernel::record::{Decided, Line, Part};
+use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
 };
+use sqlx::{Row as _, Sqlite};
 
-use super::rows::{
-    self, Fields, deferred, failed, first_bytes, hash, head, journal_row, mark, number, parked, signed, small,
-};
-use super::{Batch, Counts, Due, EventStore, Fate, Known, Loaded, Mark, Result, Row, StoreError};
+use super::rows::{self, Fields, deferred, failed, head, mark, number, parked, signed, small};
+use super::{Batch, Counts, Due, EventStore, Fate, Loaded, Mark, Result, Row, StoreError};
+use append::Query;
 use indexes::Indexes;
 pub(super) use indexes::named;
 pub(super) use sweep::KnownId;
@@ -38,6 +41,9 @@ macro_rules! packed {
     };
 }
 use packed;
+
+/// Records that one read brings at most.
+const PAGE: usize = 1_000;
 
 #[derive(Clone)]
 pub struct SqliteStore {
@@ -91,69 +97,13 @@ impl SqliteStore {
         Ok(Self { writer, readers, indexes: Arc::default() })
     }
 
-    async fn heads(&self, entities: &[String]) -> Result<Vec<(String, (Option<Head>, u64))>> {
-        if entities.is_empty() {
-            return Ok(Vec::new());
-        }
-        let sql = "SELECT e.value, h.version, h.hash, h.time, h.state, \
-                          (SELECT count(*) FROM parked WHERE entity = e.value AND holds = 1) \
-                   FROM json_each(?) e LEFT JOIN heads h ON h.entity = e.value";
-        let list = serde_json::to_string(entities).unwrap_or_default();
-        let rows = sqlx::query(sql).bind(list).fetch_all(&self.readers).await.map_err(|e| failed("load", &e))?;
-        rows.iter().map(rows::head_and_held).collect()
+    async fn reader(&self) -> Result<PoolConnection<Sqlite>> {
+        self.readers.acquire().await.map_err(|e| failed("connect", &e))
     }
 
-    /// What is known of events: of one the last counts.
-    async fn known(&self, keys: &[Hash]) -> Result<Vec<(Hash, Known)>> {
-        if keys.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut known = self.undecided(keys).await?;
-        let decided = self.decided(keys).await?.into_iter();
-        known.extend(decided.map(|(key, digest, _)| (key, Known::Settled(digest))));
-        Ok(known)
-    }
-
-    /// Most of the time nothing is parked and nothing was tried.
-    async fn undecided(&self, keys: &[Hash]) -> Result<Vec<(Hash, Known)>> {
-        let sql = "SELECT EXISTS (SELECT 1 FROM attempts) OR EXISTS (SELECT 1 FROM parked)";
-        let any: bool = sqlx::query_scalar(sql).fetch_one(&self.readers).await.map_err(|e| failed("load", &e))?;
-        if !any {
-            return Ok(Vec::new());
-        }
-        let sql = packed!(
-            "SELECT a.key, a.count, NULL, 0 AS stream, 0 AS place FROM keys JOIN attempts a USING (key) \
-             UNION ALL SELECT p.key, NULL, p.digest, p.stream, 1 FROM keys JOIN parked p USING (key) \
-             ORDER BY place, stream DESC"
-        );
-        let rows = append::with_keys(sql, keys).fetch_all(&self.readers).await.map_err(|e| failed("load", &e))?;
-        let known = |row: &SqliteRow| {
-            Ok(match number(row, 4)? {
-                0 => Known::Tried(small(row, 1)?),
-                _ => Known::Parked(hash(row, 2)?),
-            })
-        };
-        rows.iter().map(|row| Ok((hash(row, 0)?, known(row)?))).collect()
-    }
-
-    /// An event has one effect: the last line of defence, whatever the driver knew.
-    async fn refuse_decided(&self, batch: &Batch) -> Result<()> {
-        let identities = batch.entries.iter().filter_map(|entry| entry.decision.as_ref()?.identity);
-        let keys: Vec<Hash> = identities.map(|(key, _)| key).collect();
-        match self.decided(&keys).await?.first() {
-            None => Ok(()),
-            Some((.., sequence)) if *sequence > batch.after => Ok(()), // The batch is refused for what it follows.
-            Some((key, _, sequence)) => {
-                let cause = format!("record {sequence} has decided on event {key}");
-                Err(StoreError::Failed { doing: "append", cause })
-            }
-        }
-    }
-
-    async fn lines(&self, sql: &'static str, after: u64, limit_bytes: usize) -> Result<Vec<Row>> {
-        let query = sqlx::query(sql).bind(signed(after));
-        let rows = query.fetch_all(&self.readers).await.map_err(|e| failed("read the journal", &e))?;
-        first_bytes(&rows, limit_bytes)
+    async fn sequences(&self, query: Query, doing: &'static str) -> Result<Vec<u64>> {
+        let rows = query.fetch_all(&self.readers).await.map_err(|e| failed(doing, &e))?;
+        rows.iter().map(|row| number(row, 0)).collect()
     }
 
     async fn unless_fenced(&self, epoch: u64, changed: u64) -> Result<()> {
@@ -211,36 +161,31 @@ impl EventStore for SqliteStore {
     }
 
     async fn outbox(&self, after: u64, limit: usize) -> Result<Vec<Row>> {
-        let rows = sqlx::query(
-            "SELECT sequence, line FROM journal WHERE emits = 1 AND sequence > ? ORDER BY sequence LIMIT ?",
-        )
-        .bind(signed(after))
-        .bind(signed(limit as u64))
-        .fetch_all(&self.readers)
-        .await
-        .map_err(|e| failed("read the outbox", &e))?;
-        rows.iter().map(journal_row).collect()
+        let (mut reader, mut after, mut found) = (self.reader().await?, after, Vec::new());
+        loop {
+            let page = journal::behind(&mut reader, after, limit, usize::MAX).await?;
+            let Some(last) = page.last() else { return Ok(found) };
+            after = last.sequence;
+            found.extend(page.into_iter().filter(|row| emits(&row.line)));
+            if found.len() >= limit {
+                found.truncate(limit);
+                return Ok(found);
+            }
+        }
     }
 
     async fn journal(&self, after: u64, limit_bytes: usize) -> Result<Vec<Row>> {
-        // One row is asked for often, by its number: it must not cost a thousand.
-        let sql = match limit_bytes {
-            0..=1 => "SELECT sequence, line FROM journal WHERE sequence > ? ORDER BY sequence LIMIT 1",
-            _ => "SELECT sequence, line FROM journal WHERE sequence > ? ORDER BY sequence LIMIT 1000",
-        };
-        self.lines(sql, after, limit_bytes).await
+        journal::behind(&mut *self.reader().await?, after, PAGE, limit_bytes).await
     }
 
     async fn history(&self, entity: String, after: u64, limit_bytes: usize) -> Result<Vec<Row>> {
-        let (swept, fresh) = self.fresh_of_entity(&entity, after, 1000).await?;
-        let sql = "SELECT sequence, line FROM journal WHERE sequence IN \
-                   (SELECT sequence FROM (SELECT sequence FROM by_entity WHERE entity = ? AND sequence > ? AND sequence <= ? \
-                                          ORDER BY sequence LIMIT 1000) \
-                    UNION ALL SELECT value FROM json_each(?)) ORDER BY sequence LIMIT 1000";
-        let query = sqlx::query(sql).bind(entity).bind(signed(after)).bind(signed(swept));
-        let query = query.bind(serde_json::to_string(&fresh).unwrap_or_default());
-        let rows = query.fetch_all(&self.readers).await.map_err(|e| failed("read a history", &e))?;
-        first_bytes(&rows, limit_bytes)
+        let (swept, fresh) = self.fresh_of_entity(&entity, after, PAGE).await?;
+        let sql = "SELECT sequence FROM by_entity WHERE entity = ? AND sequence > ? AND sequence <= ? ORDER BY sequence LIMIT ?";
+        let query = sqlx::query(sql).bind(entity).bind(signed(after)).bind(signed(swept)).bind(signed(PAGE as u64));
+        let mut sequences = self.sequences(query, "read a history").await?;
+        sequences.extend(fresh);
+        sequences.truncate(PAGE);
+        journal::of(&mut *self.reader().await?, &sequences, limit_bytes).await
     }
 
     async fn entities(&self, after: String, limit: usize) -> Result<Vec<(String, Head)>> {
@@ -266,8 +211,8 @@ impl EventStore for SqliteStore {
             query.fetch_optional(&self.readers).await.map_err(|e| failed("look for an event", &e))
         };
         if let Some((.., sequence)) = self.decided(&[key]).await?.last() {
-            let rows = self.journal(sequence - 1, 1).await?;
-            return Ok(rows.into_iter().next().filter(|row| row.sequence == *sequence).map(Fate::Decided));
+            let rows = journal::of(&mut *self.reader().await?, &[*sequence], usize::MAX).await?;
+            return Ok(rows.into_iter().next().map(Fate::Decided));
         }
         if let Some(row) = look("SELECT entity, due, attempts FROM parked WHERE key = ?").await? {
             return rows::parked_fate(&row).map(Some);
@@ -277,9 +222,10 @@ impl EventStore for SqliteStore {
     }
 
     async fn dead_letters(&self, after: u64, limit_bytes: usize) -> Result<Vec<Row>> {
-        let sql = "SELECT sequence, line FROM journal JOIN dead USING (sequence) WHERE sequence > ? \
-                   ORDER BY sequence LIMIT 1000";
-        self.lines(sql, after, limit_bytes).await
+        let query = sqlx::query("SELECT sequence FROM dead WHERE sequence > ? ORDER BY sequence LIMIT ?");
+        let query = query.bind(signed(after)).bind(signed(PAGE as u64));
+        let sequences = self.sequences(query, "look for dead letters").await?;
+        journal::of(&mut *self.reader().await?, &sequences, limit_bytes).await
     }
 
     async fn due(&self, now_ms: i64, limit: usize) -> Result<Due> {
@@ -333,6 +279,14 @@ impl Fields for SqliteRow {
     fn text(&self, column: usize) -> sqlx::Result<Option<String>> {
         self.try_get(column)
     }
+}
+
+/// Whether something must be published for a record.
+fn emits(line: &[u8]) -> bool {
+    let decided = Line::parse(line).map(|line| line.part);
+    // What can't be read is told to who publishes it.
+    matches!(decided, Ok(Part::Decided(bytes)) if Decided::parse(bytes).is_ok_and(|decided| decided.emits()))
+        || decided.is_err()
 }
 
 fn pack(keys: &[Hash]) -> Vec<u8> {

@@ -46,7 +46,10 @@ async fn a_store_with_a_record_that_cant_be_read_is_not_claimed_and_can_be_looke
     store.close().await;
     let options = SqliteConnectOptions::new().filename(stores.path());
     let mut file = SqliteConnection::connect_with(&options).await.unwrap();
-    sqlx::query("UPDATE journal SET line = x'00' WHERE sequence = 2").execute(&mut file).await.unwrap();
+    let lines: Vec<u8> = sqlx::query_scalar("SELECT lines FROM journal").fetch_one(&mut file).await.unwrap();
+    let mut lines: Vec<&[u8]> = lines.split(|byte| *byte == b'\n').collect();
+    lines[1] = b"{}";
+    sqlx::query("UPDATE journal SET lines = ?").bind(lines.join(&b'\n')).execute(&mut file).await.unwrap();
     file.close().await.unwrap();
     let store = stores.open().await;
     let refused = store.claim().await.unwrap_err();

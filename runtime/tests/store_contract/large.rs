@@ -23,7 +23,8 @@ async fn go_on(store: &impl EventStore, mut mark: Mark, records: u64) {
     while mark.tail.sequence < records {
         let names: Vec<String> = (0..2_000).map(|n| format!("{}", mark.tail.sequence + n)).collect();
         let events: Vec<(&str, &str)> = names.iter().map(|id| (&id[id.len() - 1..], id.as_str())).collect();
-        let one = batch(&mark, &events, false);
+        // As a driver does when there is nothing to publish.
+        let one = Batch { published: mark.tail.sequence, ..batch(&mark, &events, false) };
         (mark.tail, mark.position) = (one.tail, one.position);
         store.append(one).await.unwrap();
     }
@@ -94,6 +95,16 @@ async fn owners_that_take_turns_know_everything(stores: impl Stores) {
     all_are_found(&both[0], 12_600).await;
 }
 
+/// Older records may still be on their way.
+async fn once_there<T>(look: impl AsyncFn() -> Result<T, StoreError>) -> T {
+    loop {
+        match look().await {
+            Err(StoreError::NotYet { .. }) => tokio::time::sleep(Duration::from_millis(1)).await,
+            other => return other.unwrap(),
+        }
+    }
+}
+
 async fn all_are_found(store: &impl EventStore, of_one_entity: usize) {
     let last = store.mark().await.unwrap().tail.sequence;
     // Names of events are numbers from 1 on, and an event's record is the one behind that.
@@ -106,12 +117,12 @@ async fn all_are_found(store: &impl EventStore, of_one_entity: usize) {
     }
     assert_eq!(known.last(), Some(&None), "what nobody has decided is not known");
     for name in [1, 30_000, 65_000] {
-        let fate = store.fate(super::events::key(&name.to_string())).await.unwrap();
+        let fate = once_there(async || store.fate(super::events::key(&name.to_string())).await).await;
         assert!(matches!(fate, Some(Fate::Decided(row)) if row.sequence == name + 1), "event {name}");
     }
     let (mut after, mut count) = (0, 0);
     loop {
-        let page = store.history("7".into(), after, 1 << 20).await.unwrap();
+        let page = once_there(async || store.history("7".into(), after, 1 << 20).await).await;
         let Some(row) = page.last() else { break };
         assert!(page[0].sequence > after && page.is_sorted_by_key(|row| row.sequence));
         (after, count) = (row.sequence, count + page.len());
@@ -233,6 +244,17 @@ async fn a_cold_cache_behind_100_000_records_reads_few_of_them_before_it_works()
     assert_eq!(history.len(), 2);
     store.mark().await.unwrap();
     is_the_same(&cold, &store).await;
+}
+
+/// What a snapshot needs of the last records is in memory: it does not fall behind who writes them without a pause.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn snapshots_keep_up_with_appends_that_never_pause() {
+    let broker = JetStream::start().await;
+    let store = broker.open().await;
+    fill(&store, 200_000).await;
+    assert_eq!(broker.metrics.failed.get(), 0);
+    // One is due every 20,000 records.
+    assert!(broker.metrics.taken.get() >= 7, "{} were taken", broker.metrics.taken.get());
 }
 
 async fn is_the_same(one: &JetStreamStore, other: &JetStreamStore) {

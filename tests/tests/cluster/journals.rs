@@ -16,20 +16,30 @@ const NAME: &str = "test-journals";
 /// In the middle of both journals.
 const RECORD: u64 = 100;
 
-/// Turns one letter of an activity, or of whatever the record decided, into another one.
-const CHANGE_A_BYTE: &str = r#"
-line = bytearray(store.execute("SELECT line FROM journal WHERE sequence = ?", (record,)).fetchone()[0])
-place = line.index(b'"data":') + 12
-line[place] = ord("x") if line[place] != ord("x") else ord("y")
-store.execute("UPDATE journal SET line = ? WHERE sequence = ?", (bytes(line), record))
+/// Lines that follow each other are one row of the table.
+const FIND: &str = r#"
+first, lines = store.execute("SELECT sequence, lines FROM journal WHERE sequence <= ? ORDER BY sequence DESC", (record,)).fetchone()
+lines = bytes(lines).split(b"\n")
 "#;
 
-const REMOVE_A_ROW: &str = r#"
-store.execute("DELETE FROM journal WHERE sequence = ?", (record,))
+/// Turns one letter of an activity, or of whatever the record decided, into another one.
+const CHANGE_A_BYTE: &str = r#"
+line = bytearray(lines[record - first])
+place = line.index(b'"data":') + 12
+line[place] = ord("x") if line[place] != ord("x") else ord("y")
+lines[record - first] = bytes(line)
+"#;
+
+const REMOVE_A_LINE: &str = r"
+del lines[record - first]
+";
+
+const WRITE: &str = r#"
+store.execute("UPDATE journal SET lines = ? WHERE sequence = ?", (b"\n".join(lines), first))
 "#;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_changed_byte_and_a_removed_row_are_named() {
+async fn a_changed_byte_and_a_removed_line_are_named() {
     let cluster = Cluster::ready().await;
     let log = Log::sample();
     let workspace = Workspace::permits(&cluster, NAME).await;
@@ -43,7 +53,7 @@ async fn a_changed_byte_and_a_removed_row_are_named() {
         let pod = format!("agent-{agent}-0");
         cluster.gone(&workspace.pods(), &pod, Duration::from_mins(2)).await;
     }
-    tamper(&workspace, &[("permits", CHANGE_A_BYTE), ("ledger", REMOVE_A_ROW)]).await;
+    tamper(&workspace, &[("permits", CHANGE_A_BYTE), ("ledger", REMOVE_A_LINE)]).await;
     for agent in ["permits", "ledger"] {
         workspace.patch_agent(agent, json!({"operatingMode": "Running"})).await;
     }
@@ -61,7 +71,7 @@ async fn tamper(workspace: &Workspace, changes: &[(&str, &str)]) {
     workspace.cluster.wait_for_pods(workspace.name, "app=burglar").await;
     for ((_, change), claim) in changes.iter().zip(&claims) {
         let program = format!(
-            "import sqlite3\nrecord = {RECORD}\nstore = sqlite3.connect('/claims/{claim}/store.sqlite')\n{change}\nstore.commit()\nprint(store.total_changes)"
+            "import sqlite3\nrecord = {RECORD}\nstore = sqlite3.connect('/claims/{claim}/store.sqlite')\n{FIND}{change}{WRITE}\nstore.commit()\nprint(store.total_changes)"
         );
         let printed = pods::exec(&workspace.pods(), "burglar", "main", &["python3", "-c", &program]).await;
         assert_eq!(printed.as_deref(), Ok("1"), "rows that were changed");

@@ -52,14 +52,11 @@ const TABLES: &str = "CREATE TABLE IF NOT EXISTS gap (only INTEGER PRIMARY KEY C
     CREATE TABLE IF NOT EXISTS snapshot (only INTEGER PRIMARY KEY CHECK (only = 1), \
         stream INTEGER NOT NULL, sequence INTEGER NOT NULL) STRICT";
 
-/// A connection of its own that sees what was there when it first looks.
-pub(super) async fn look(path: &Path) -> Result<SqliteConnection> {
-    let broken = |e: sqlx::Error| failed("look into the cache", &e);
+/// A connection of its own, to look at one state of it.
+pub(super) async fn connect(path: &Path) -> Result<SqliteConnection> {
     let options = SqliteConnectOptions::new().filename(path).read_only(true).pragma("temp_store", "memory");
-    let options = options.pragma("cache_size", "-1000");
-    let mut connection = SqliteConnection::connect_with(&options).await.map_err(broken)?;
-    sqlx::query("BEGIN").execute(&mut connection).await.map_err(broken)?;
-    Ok(connection)
+    let connection = SqliteConnection::connect_with(&options.pragma("cache_size", "-1000")).await;
+    connection.map_err(|e| failed("look into the cache", &e))
 }
 
 /// Empties it.

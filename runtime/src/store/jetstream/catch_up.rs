@@ -88,7 +88,7 @@ impl JetStreamStore {
         let mut reader = self.0.journal.read(last.max(1), &mut turn).await?;
         let mut steps = Steps::behind(self.0.cache.mark().await?.tail);
         let (send_page, mut pages) = mpsc::channel::<Vec<bus::Message>>(AHEAD);
-        let (send_step, mut ready) = mpsc::channel(AHEAD);
+        let (send_step, ready) = mpsc::channel(AHEAD);
         let pulling = async move {
             let mut page = reader.next().await?;
             if last > 0 {
@@ -111,7 +111,10 @@ impl JetStreamStore {
                 for message in page {
                     *found |= steps.take(&message, id)?;
                     while let Some(step) = steps.next() {
-                        let _ = send_step.send(step).await;
+                        // When nobody writes any more, that has failed and is told.
+                        if send_step.send(step).await.is_err() {
+                            return Ok(());
+                        }
                     }
                 }
             }
@@ -121,12 +124,15 @@ impl JetStreamStore {
             Ok::<_, Unread>(())
         };
         let writing = async {
+            let mut ready = ready; // Whoever waits to send hears of its end.
             while let Some(step) = ready.recv().await {
                 self.write_step(state, step).await?;
             }
-            Ok(())
+            Ok::<_, Unread>(())
         };
-        tokio::try_join!(pulling, taking_apart, writing).map(|_| ())
+        // Whatever fails, a step under way is written to its end, and what it says to be written is.
+        let (pulled, taken_apart, written) = tokio::join!(pulling, taking_apart, writing);
+        written.and(taken_apart).and(pulled)
     }
 
     async fn write_step(&self, state: &mut State, step: Step) -> Result<()> {

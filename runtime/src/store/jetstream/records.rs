@@ -55,14 +55,14 @@ fn of_part(line: &Line<'_>) -> Result<Option<Parsed>, NoRecord> {
 
 fn decided(bytes: &[u8], hash: Hash) -> Result<Parsed, NoRecord> {
     let decided = Decided::parse(bytes)?;
-    let identity = decided.identity()?;
+    let (identity, emits) = (decided.identity()?, decided.emits());
     let is_dead = decided.outcome == Outcome::DeadLettered.as_str();
     let state = decided.state.filter(|state| state.get() != "null").map(RawValue::to_owned);
     let decision = Decision {
         entity: decided.entity.into_owned(),
         identity: None,
         head: Head { version: decided.after, hash, time: decided.time, state },
-        emits: !decided.outputs.is_empty() || is_dead,
+        emits,
         dead: is_dead,
     };
     Ok(Parsed { decision, identity, keeps_state: decided.state.is_none() })

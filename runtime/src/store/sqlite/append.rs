@@ -7,11 +7,8 @@ use sqlx::{Connection as _, Sqlite, SqliteConnection};
 
 use super::super::{Batch, Decision, Deferred, Entry, Parked, RELEASED_TOGETHER, Result, StoreError, Waits};
 use super::sweep::{KnownId, Stretch};
-use super::{SqliteStore, failed, number, pack, packed, signed};
+use super::{SqliteStore, failed, journal, number, pack, packed, signed};
 use crate::failpoint::{self, Step};
-
-/// SQLite makes a copy of what it is given.
-const BLOB_BYTES: usize = 512 << 10;
 
 pub(in super::super) type Tx = SqliteConnection;
 pub(in super::super) type Query = sqlx::query::Query<'static, Sqlite, SqliteArguments>;
@@ -69,7 +66,7 @@ pub(in super::super) async fn write_entries(tx: &mut Tx, entries: impl Entries<'
     if entries.clone().into_iter().next().is_none() {
         return Ok(());
     }
-    insert_records(tx, entries.clone()).await?;
+    journal::insert(tx, entries.clone()).await?;
     upsert_heads(tx, entries.clone()).await?;
     settle(tx, entries).await
 }
@@ -95,36 +92,6 @@ pub(in super::super) async fn check_fence(tx: &mut Tx, batch: &Batch) -> Result<
         return Err(StoreError::Conflict { expected: batch.after, found: sequence });
     }
     Ok(())
-}
-
-/// Many lines in one blob, and where each of them is.
-async fn insert_records(tx: &mut Tx, entries: impl Entries<'_>) -> Result<()> {
-    let sql = "INSERT OR FAIL INTO journal SELECT value ->> 0, value ->> 1, value ->> 2, substr(?1, value ->> 3, value ->> 4) \
-               FROM json_each(?2)";
-    let entries: Vec<&Entry> = entries.into_iter().collect();
-    for part in parts(&entries) {
-        let mut lines = Vec::with_capacity(part.iter().map(|entry| entry.line.len()).sum());
-        let mut places = Vec::with_capacity(part.len());
-        for entry in part {
-            let decision = entry.decision.as_ref();
-            let (entity, emits) = (decision.map(|d| &d.entity), u8::from(decision.is_some_and(|d| d.emits)));
-            places.push((entry.sequence, entity, emits, lines.len() + 1, entry.line.len()));
-            lines.extend_from_slice(&entry.line);
-        }
-        execute(tx, sqlx::query(sql).bind(lines).bind(json(&places)), "append records").await?;
-    }
-    Ok(())
-}
-
-/// Cut where the lines reach the bytes of one blob.
-fn parts<'a>(entries: &'a [&'a Entry]) -> impl Iterator<Item = &'a [&'a Entry]> {
-    let mut bytes = 0;
-    entries.chunk_by(move |entry, _| {
-        bytes += entry.line.len();
-        let goes_on = bytes < BLOB_BYTES;
-        bytes *= usize::from(goes_on);
-        goes_on
-    })
 }
 
 /// Of an entity with several decisions in the batch only the last head is written.
@@ -200,7 +167,7 @@ pub(in super::super) async fn insert_entities(tx: &mut Tx, entities: &[(String, 
 
 /// Records from before those that are there, with their entities at once.
 pub(in super::super) async fn insert_older(tx: &mut Tx, entries: &[Entry]) -> Result<()> {
-    insert_records(tx, entries).await?;
+    journal::insert(tx, entries).await?;
     let of_entry = |entry: &Entry| Some((entry.decision.as_ref()?.entity.clone(), entry.sequence));
     let mut entities: Vec<_> = entries.iter().filter_map(of_entry).collect();
     entities.sort_unstable();
@@ -296,7 +263,7 @@ pub(in super::super) fn drop_deferred(keys: &[Hash]) -> Query {
 }
 
 /// A list as one argument.
-fn json(list: &impl Serialize) -> String {
+pub(super) fn json(list: &impl Serialize) -> String {
     serde_json::to_string(list).expect("a list of numbers and text")
 }
 

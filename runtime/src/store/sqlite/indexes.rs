@@ -13,15 +13,13 @@ use sqlx::Row as _;
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
-use super::super::rows::{self, failed, hash, number, signed};
+use super::super::rows::{failed, hash, number, signed};
 use super::super::{Result, StoreError};
 use super::append::{self, Entries, Tx};
 use super::filter::Filter;
-use super::sweep::{Identity, Stretch, Sweep};
-use super::{SqliteStore, packed};
+use super::sweep::{Identity, KnownId, Stretch, Sweep};
+use super::{PAGE, SqliteStore, journal, packed};
 
-/// Records that are read together when this process did not write them.
-const PAGE: u64 = 1_000;
 /// Keys of the index that are read together for the filter.
 const KEYS: usize = 20_000;
 
@@ -175,24 +173,20 @@ impl SqliteStore {
 
     /// What records bring to the indexes, and the first of them that can't be read.
     async fn named_behind(&self, after: u64, end: u64) -> Result<(Vec<(u64, Option<Named>)>, Option<String>)> {
-        let (mut records, mut broken, mut last) = (Vec::new(), None, after);
+        let (mut reader, mut records, mut broken, mut last) = (self.reader().await?, Vec::new(), None, after);
         while last < end {
-            let sql =
-                "SELECT sequence, line FROM journal WHERE sequence > ? AND sequence <= ? ORDER BY sequence LIMIT ?";
-            let query = sqlx::query(sql).bind(signed(last)).bind(signed(end)).bind(signed(PAGE));
-            let page = query.fetch_all(&self.readers).await.map_err(|e| failed("read the journal", &e))?;
-            for row in &page {
-                let row = rows::journal_row(row)?;
+            let page = journal::behind(&mut reader, last, PAGE, usize::MAX).await?;
+            if page.is_empty() {
+                broken.get_or_insert(format!("record {} is missing", last + 1));
+                break;
+            }
+            for row in page.into_iter().filter(|row| row.sequence <= end) {
                 let named = named(&row.line).unwrap_or_else(|error| {
                     broken.get_or_insert(format!("record {}: {error}", row.sequence));
                     None
                 });
                 records.push((row.sequence, named));
                 last = row.sequence;
-            }
-            if page.is_empty() {
-                broken.get_or_insert(format!("record {} is missing", last + 1));
-                break;
             }
         }
         Ok((records, broken))
@@ -234,6 +228,11 @@ impl SqliteStore {
             }
         }
         Ok(decided)
+    }
+
+    /// Ids and entities of the records behind `after` up to `until`, when they are all in memory.
+    pub(in super::super) fn between(&self, after: u64, until: u64) -> Option<(Vec<KnownId>, Vec<String>)> {
+        self.indexes.state().sweep.as_ref()?.between(after, until)
     }
 
     /// Up to where the index has an entity's records, and the next ones behind `after` that it has not.

@@ -116,6 +116,22 @@ impl Sweep {
         sorted.chain(self.gathered.known.keys())
     }
 
+    /// What the records behind `after` up to `until` bring, when all of them are here.
+    pub(super) fn between(&self, after: u64, until: u64) -> Option<(Vec<KnownId>, Vec<String>)> {
+        let is_wanted = |sequence: &u64| (after + 1..=until).contains(sequence);
+        if self.swept > after || self.end < until {
+            return None;
+        }
+        let Run { known, entities, .. } = &self.gathered;
+        let known = known.iter().map(|(key, (digest, sequence))| (*key, *digest, *sequence));
+        let sorted = self.sorted.iter().flat_map(|sorted| sorted.known.iter().copied());
+        let known = sorted.chain(known).filter(|(.., sequence)| is_wanted(sequence)).collect();
+        let sorted =
+            self.sorted.iter().flat_map(|sorted| sorted.entities.iter().map(|(name, sequences)| (name, sequences)));
+        let entities = sorted.chain(entities).filter(|(_, sequences)| sequences.iter().any(is_wanted));
+        Some((known, entities.map(|(name, _)| name.clone()).collect()))
+    }
+
     /// The records of an entity that are here, in order.
     pub(super) fn of_entity(&self, entity: &str) -> impl Iterator<Item = u64> {
         let sorted = self.sorted.as_ref().and_then(|sorted| {
@@ -224,6 +240,23 @@ mod tests {
         let of_one: Vec<u64> = sweep.of_entity("e3").collect();
         assert!(of_one.is_sorted() && of_one.len() == RUN / 10 + 1, "{} records", of_one.len());
         assert_eq!(sweep.of_entity("other").count(), 0);
+    }
+
+    #[test]
+    fn what_came_behind_a_record_is_told_as_long_as_it_is_here() {
+        let mut sweep = Sweep::behind(0);
+        push(&mut sweep, 1..=RUN as u64);
+        let stretch = sweep.next(1);
+        push(&mut sweep, RUN as u64 + 1..=RUN as u64 + 5);
+        sweep.moved(&stretch);
+        let (mut known, mut entities) = sweep.between(RUN as u64 - 2, RUN as u64 + 3).unwrap();
+        known.sort_unstable_by_key(|(.., sequence)| *sequence);
+        entities.sort_unstable();
+        assert_eq!(known.iter().map(|(.., sequence)| sequence + 2 - RUN as u64).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+        entities.dedup();
+        assert_eq!(entities.len(), 5);
+        assert_eq!(sweep.between(0, RUN as u64 + 6), None, "one is yet to come");
+        assert_eq!(Sweep::behind(7).between(6, 7), None, "one is in the indexes alone");
     }
 
     #[test]

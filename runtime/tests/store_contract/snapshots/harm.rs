@@ -115,7 +115,8 @@ async fn the_cache_does_not_grow_by_its_log_while_one_snapshot_follows_the_other
     for round in 0..300 {
         let event = |n| Event { state: state(&text), ..Event::new(&format!("e{n}"), &format!("{round}-{n}")) };
         let events: Vec<Event> = (0..100).map(event).collect();
-        mark = append_all(&store, &mark, batch_of(&mark, &events)).await;
+        let batch = Batch { published: mark.tail.sequence, ..batch_of(&mark, &events) };
+        mark = append_all(&store, &mark, batch).await;
     }
     enough.store(true, Ordering::Relaxed);
     let (taken, last) = taking.await.unwrap();

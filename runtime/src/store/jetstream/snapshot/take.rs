@@ -1,18 +1,23 @@
 //! Taking a snapshot: what changed since the last one becomes chunks, and then an index names them.
 //!
-//! All is read from one state of the cache, through a connection of its own; appends go on meanwhile. What never changes
-//! is read after that state was let go: as long as it is held, the cache's write-ahead log can only grow.
+//! ```text
+//! records behind the last snapshot ─▶ from memory; where it does not reach back, from the lines, page by page
+//! heads and waits                  ─▶ from one state of the cache, through a connection of its own
+//! ```
+//!
+//! Appends go on meanwhile. As long as a state of the cache is held its write-ahead log can only grow, so lines, which never
+//! change, are read before.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use futures::TryStreamExt as _;
-use rhizon_kernel::record::{Line, NoRecord};
-use sqlx::Row as _;
+use rhizon_kernel::record::Line;
 use sqlx::sqlite::{SqliteConnection, SqliteRow};
 
-use super::super::super::rows::{self, failed, number, signed};
-use super::super::super::sqlite::named;
+use super::super::super::rows::{self, failed, number};
+use super::super::super::sqlite::{KnownId, journal, named};
 use super::super::super::{Mark, Result, StoreError};
 use super::super::{JetStreamStore, cache};
 use super::contents::{Gathered, HeadLine, Wait};
@@ -21,7 +26,7 @@ use super::{Chunk, Index, LINES, Place};
 
 const DOING: &str = "take a snapshot";
 /// Records that are looked at together.
-const PAGE: u64 = 500;
+const PAGE: usize = 500;
 
 impl JetStreamStore {
     /// Takes one of what is durable now. Only the owner may.
@@ -49,11 +54,22 @@ struct Taking<'a> {
     store: &'a JetStreamStore,
     cache: SqliteConnection,
     slots: Slots<'a>,
-    mark: Mark,
-    applied: u64,
+    epoch: u64,
     /// Stream sequence of the index that is there, 0 for none, and what it says, if it can be continued.
     last: u64,
     before: Option<Index>,
+    known: Chunks,
+    /// Those that changed behind the index before.
+    entities: BTreeSet<String>,
+    /// The last record whose id and entity are here.
+    until: u64,
+}
+
+/// Chunks that are put already, and what is to be the next.
+#[derive(Default)]
+struct Chunks {
+    put: Vec<Chunk>,
+    gathered: Gathered,
 }
 
 impl<'a> Taking<'a> {
@@ -61,43 +77,52 @@ impl<'a> Taking<'a> {
         let found = store.0.snapshots.shelf.get("index").await?;
         let last = found.as_ref().map_or(0, |found| found.stream);
         let index = found.and_then(|found| serde_json::from_slice::<Index>(&found.payload).ok());
-        let mut cache = cache::look(&store.0.snapshots.cache).await?;
-        let sql = "SELECT epoch, position, published, sequence, link, config, applied FROM mark";
-        let row = sqlx::query(sql).fetch_one(&mut cache).await.map_err(|e| failed(DOING, &e))?;
-        let (mark, applied) = (rows::mark(&row)?, number(&row, 6)?);
-        let ours = store.0.claimed.load(Ordering::Relaxed);
-        if mark.epoch != ours {
-            return Err(StoreError::Fenced { ours, found: mark.epoch });
-        }
-        let slots = Slots::new(store, ours, index.as_ref());
-        let mut taking = Self { store, cache, slots, mark, applied, last, before: None };
+        let cache = cache::connect(&store.0.snapshots.cache).await?;
+        let (epoch, known) = (store.0.claimed.load(Ordering::Relaxed), Chunks::default());
+        let slots = Slots::new(store, epoch, index.as_ref());
+        let mut taking =
+            Self { store, cache, slots, epoch, last, before: None, known, entities: BTreeSet::new(), until: 0 };
+        let (_, applied) = taking.mark().await?;
         match index {
-            Some(index) if taking.continues(&index).await? => taking.before = Some(index),
+            Some(index) if taking.continues(&index, applied).await? => {
+                (taking.known.put, taking.until) = (index.known.clone(), index.sequence);
+                taking.before = Some(index);
+            }
             // Then it has all from the beginning on, which must be here.
             _ => store.0.gap.check_behind(0)?,
         }
         Ok(taking)
     }
 
+    /// Where the cache stands, if this is still the owner.
+    async fn mark(&mut self) -> Result<(Mark, u64)> {
+        let sql = "SELECT epoch, position, published, sequence, link, config, applied FROM mark";
+        let row = sqlx::query(sql).fetch_one(&mut self.cache).await.map_err(|e| failed(DOING, &e))?;
+        let (mark, applied) = (rows::mark(&row)?, number(&row, 6)?);
+        if mark.epoch == self.epoch {
+            Ok((mark, applied))
+        } else {
+            Err(StoreError::Fenced { ours: self.epoch, found: mark.epoch })
+        }
+    }
+
     /// Whether a snapshot is one of what the cache holds, as it was earlier.
-    async fn continues(&mut self, index: &Index) -> Result<bool> {
-        let query = sqlx::query("SELECT line FROM journal WHERE sequence = ?").bind(signed(index.sequence));
-        let row = query.fetch_optional(&mut self.cache).await.map_err(|e| failed(DOING, &e))?;
-        let line: Option<Vec<u8>> = row.and_then(|row| row.try_get(0).ok());
-        let found = line.and_then(|line| Some(Line::parse(&line).ok()?.link));
+    async fn continues(&mut self, index: &Index, applied: u64) -> Result<bool> {
+        let rows = journal::of(&mut self.cache, &[index.sequence], usize::MAX).await?;
+        let found = rows.first().and_then(|row| Some(Line::parse(&row.line).ok()?.link));
         let is_trusted = self.last == self.store.0.snapshots.trusted.load(Ordering::Relaxed);
-        Ok(is_trusted && index.stream <= self.applied && found == Some(index.link))
+        Ok(is_trusted && index.stream <= applied && found == Some(index.link))
     }
 
     async fn run(mut self) -> Result<Taken> {
+        let (mark, applied) = self.hold_state().await?;
         let (heads, whole) = self.heads().await?;
-        let waits = self.waits().await?;
-        let lines = self.lines().await?;
-        sqlx::query("COMMIT").execute(&mut self.cache).await.map_err(|e| failed(DOING, &e))?;
-        let known = self.known().await?;
-        let (stream, tail, epoch) = (self.applied, self.mark.tail, self.mark.epoch);
-        let (sequence, link) = (tail.sequence, tail.link);
-        let index = Index { stream, sequence, link, epoch, lines, known, heads, whole, waits };
+        let waits = self.waits(&mark).await?;
+        let lines = self.lines(&mark).await;
+        self.let_go().await?;
+        let known = self.slots.rest(std::mem::take(&mut self.known)).await?;
+        let (sequence, link, epoch) = (mark.tail.sequence, mark.tail.link, self.epoch);
+        let index = Index { stream: applied, sequence, link, epoch, lines, known, heads, whole, waits };
         let payload = serde_json::to_vec(&index).expect("keys are strings").into();
         self.slots.check_owner().await?;
         match self.store.0.snapshots.shelf.put("index", self.last, payload).await? {
@@ -106,36 +131,49 @@ impl<'a> Taking<'a> {
         }
     }
 
-    /// The decisions since the last snapshot, from their records.
-    async fn known(&mut self) -> Result<Vec<Chunk>> {
-        let (mut chunks, mut after) =
-            self.before.as_ref().map(|index| (index.known.clone(), index.sequence)).unwrap_or_default();
-        let mut gathered = Gathered::default();
-        while after < self.mark.tail.sequence {
-            let begun = Instant::now();
-            let until = (after + PAGE).min(self.mark.tail.sequence);
-            let sql = "SELECT sequence, line FROM journal WHERE sequence > ? AND sequence <= ? ORDER BY sequence";
-            let query = sqlx::query(sql).bind(signed(after)).bind(signed(until));
-            let page = query.fetch_all(&mut self.cache).await.map_err(|e| failed(DOING, &e))?;
-            if page.len() as u64 != until - after {
-                return Err(StoreError::Failed { doing: DOING, cause: format!("records behind {after} are missing") });
-            }
-            for row in &page {
-                let row = rows::journal_row(row)?;
-                let named = named(&row.line).map_err(|e| broken(row.sequence, &e))?;
-                let Some((_, (key, digest))) = named else { continue };
-                if let Some(full) = gathered.known((key, digest, row.sequence)) {
-                    chunks.push(self.slots.put(full).await?);
+    /// A state of the cache, with ids and entities of all records up to its end.
+    async fn hold_state(&mut self) -> Result<(Mark, u64)> {
+        loop {
+            self.read_lines().await?;
+            sqlx::query("BEGIN").execute(&mut self.cache).await.map_err(|e| failed(DOING, &e))?;
+            let (mark, applied) = self.mark().await?;
+            if let Some((known, entities)) = self.store.0.cache.between(self.until, mark.tail.sequence) {
+                self.entities.extend(entities);
+                for row in known {
+                    self.slots.known(&mut self.known, row).await?;
                 }
+                return Ok((mark, applied));
             }
-            after = until;
+            self.let_go().await?;
+        }
+    }
+
+    async fn let_go(&mut self) -> Result<()> {
+        sqlx::query("COMMIT").execute(&mut self.cache).await.map_err(|e| failed(DOING, &e))?;
+        Ok(())
+    }
+
+    /// Ids and entities of the records that are not in memory any more.
+    async fn read_lines(&mut self) -> Result<()> {
+        while self.store.0.cache.between(self.until, self.until).is_none() {
+            let begun = Instant::now();
+            let page = journal::behind(&mut self.cache, self.until, PAGE, usize::MAX).await?;
+            if page.first().is_none_or(|row| row.sequence != self.until + 1) {
+                let cause = format!("records behind {} are missing", self.until);
+                return Err(StoreError::Failed { doing: DOING, cause });
+            }
+            for row in page {
+                self.until = row.sequence;
+                let cause =
+                    |error| StoreError::Failed { doing: DOING, cause: format!("record {}: {error}", row.sequence) };
+                let Some((entity, (key, digest))) = named(&row.line).map_err(cause)? else { continue };
+                self.entities.insert(entity);
+                self.slots.known(&mut self.known, (key, digest, row.sequence)).await?;
+            }
             // An eighth of a processor at most: the agent's work comes first.
             tokio::time::sleep(7 * begun.elapsed()).await;
         }
-        if let Some(rest) = gathered.rest() {
-            chunks.push(self.slots.put(rest).await?);
-        }
-        Ok(chunks)
+        Ok(())
     }
 
     /// The heads that changed behind those that are there, or all; and how many chunks are all.
@@ -144,13 +182,13 @@ impl<'a> Taking<'a> {
         let mut chunks = before.map(|index| index.heads.clone()).unwrap_or_default();
         let sql = match before {
             Some(_) => {
-                "SELECT entity, version, hash, time, state FROM heads WHERE entity IN \
-                 (SELECT entity FROM journal WHERE sequence > ? AND entity IS NOT NULL)"
+                "SELECT entity, version, hash, time, state FROM heads WHERE entity IN (SELECT value FROM json_each(?))"
             }
-            None => "SELECT entity, version, hash, time, state FROM heads WHERE ? = 0",
+            None => "SELECT entity, version, hash, time, state FROM heads WHERE ? IS NOT NULL",
         };
         let whole = before.map(|index| index.whole);
-        let mut rows = sqlx::query(sql).bind(signed(before.map_or(0, |index| index.sequence))).fetch(&mut self.cache);
+        let list = serde_json::to_string(&self.entities).unwrap_or_default();
+        let mut rows = sqlx::query(sql).bind(list).fetch(&mut self.cache);
         let mut gathered = Gathered::default();
         while let Some(row) = rows.try_next().await.map_err(|e| failed(DOING, &e))? {
             let (entity, head) = rows::head(&row)?;
@@ -167,8 +205,8 @@ impl<'a> Taking<'a> {
     }
 
     /// The mark, and all that waits.
-    async fn waits(&mut self) -> Result<Vec<Chunk>> {
-        let Mark { position, published, config, .. } = self.mark;
+    async fn waits(&mut self, mark: &Mark) -> Result<Vec<Chunk>> {
+        let Mark { position, published, config, .. } = *mark;
         let (mut chunks, mut gathered) = (Vec::new(), Gathered::default());
         gathered.line(&Wait::Mark { position, published, config });
         for (sql, read) in WAITS {
@@ -185,16 +223,29 @@ impl<'a> Taking<'a> {
         Ok(chunks)
     }
 
-    /// Where those lines begin that a start needs at once: the last ones, and those with outputs to be published.
-    async fn lines(&mut self) -> Result<Place> {
+    /// Where those lines begin that a start needs at once: the last ones, and those whose outputs may not be published.
+    async fn lines(&self, mark: &Mark) -> Place {
         let before = self.before.as_ref().map_or(Place::BEGINNING, |index| index.lines);
-        let sql = "SELECT min(sequence) FROM journal WHERE emits = 1 AND sequence > ?";
-        let query = sqlx::query_scalar(sql).bind(signed(self.mark.published.max(before.after)));
-        let first: Option<i64> = query.fetch_one(&mut self.cache).await.map_err(|e| failed(DOING, &e))?;
-        let first = first.and_then(|first| u64::try_from(first).ok()).unwrap_or(u64::MAX);
-        let after = self.mark.tail.sequence.saturating_sub(LINES).min(first - 1);
+        let after = mark.tail.sequence.saturating_sub(LINES).min(mark.published);
         let place = self.store.0.state.lock().await.places.at(after);
-        Ok(place.filter(|place| place.after >= before.after).unwrap_or(before))
+        place.filter(|place| place.after >= before.after).unwrap_or(before)
+    }
+}
+
+impl Slots<'_> {
+    async fn known(&mut self, chunks: &mut Chunks, row: KnownId) -> Result<()> {
+        if let Some(full) = chunks.gathered.known(row) {
+            chunks.put.push(self.put(full).await?);
+        }
+        Ok(())
+    }
+
+    async fn rest(&mut self, chunks: Chunks) -> Result<Vec<Chunk>> {
+        let Chunks { mut put, gathered } = chunks;
+        if let Some(rest) = gathered.rest() {
+            put.push(self.put(rest).await?);
+        }
+        Ok(put)
     }
 }
 
@@ -215,7 +266,3 @@ const WAITS: [(&str, Read); 4] = [
         Ok(Wait::Tried { key: rows::hash(row, 0)?, count: rows::small(row, 1)? })
     }),
 ];
-
-fn broken(sequence: u64, error: &NoRecord) -> StoreError {
-    StoreError::Failed { doing: DOING, cause: format!("record {sequence}: {error}") }
-}

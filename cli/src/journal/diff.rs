@@ -70,7 +70,7 @@ impl Export {
         let Part::Decided(bytes) = line.part else { return Ok(()) };
         let (decided, sequence) = (Decided::parse(bytes)?, line.observed()?.sequence);
         let entity = self.entities.entry(decided.entity.into_owned()).or_default();
-        let hash = entity.head().then(bytes);
+        let hash = entity.head().then(&line.part.hash());
         entity.chain.push((sequence, hash));
         entity.version = decided.after;
         Ok(())

@@ -76,7 +76,7 @@ impl Mark {
     }
 
     fn take(&mut self, line: &str) {
-        self.hash = self.hash.then(line.as_bytes());
+        self.hash = Hash::of(&[&self.hash.0, line.as_bytes()]);
         self.accepted += 1;
     }
 

@@ -21,10 +21,10 @@ impl Hash {
         Hash(hasher.finalize().into())
     }
 
-    /// The next link of a chain: SHA-256(this ‖ bytes).
+    /// The next hash of an entity's chain: SHA-256(this ‖ SHA-256 of what was decided).
     #[must_use]
-    pub fn then(&self, bytes: &[u8]) -> Hash {
-        Hash::of(&[&self.0, bytes])
+    pub fn then(&self, decided: &Hash) -> Hash {
+        Hash::of(&[&self.0, &decided.0])
     }
 
     pub fn from_slice(bytes: &[u8]) -> Option<Hash> {

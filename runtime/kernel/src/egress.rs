@@ -91,8 +91,9 @@ pub struct Commit {
     pub outcome: Outcome,
     /// The entity after this decision.
     pub head: Head,
-    /// The journaled part that every run repeats to the byte.
+    /// The journaled part that every run repeats to the byte, and its hash.
     pub decided: Vec<u8>,
+    pub decided_hash: Hash,
     pub outputs: Vec<Output>,
 }
 
@@ -229,6 +230,7 @@ fn commit(
     let version = head.version + u64::from(outcome == Outcome::Processed);
     let time = logical_time(head, arrival);
     let decided = decided_json(head, version, time, arrival, outcome, reason, &outputs, &state);
+    let decided_hash = Hash::of(&[&decided]);
     let state = match state {
         StateChange::Unchanged => head.state.clone(),
         StateChange::Set(raw) => Some(raw),
@@ -239,8 +241,9 @@ fn commit(
         key: arrival.key,
         digest: arrival.digest,
         outcome,
-        head: Head { version, hash: head.hash.then(&decided), time, state },
+        head: Head { version, hash: head.hash.then(&decided_hash), time, state },
         decided,
+        decided_hash,
         outputs,
     }
 }

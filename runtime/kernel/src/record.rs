@@ -2,11 +2,13 @@
 //!
 //! ```text
 //! {"link":"<64 hex>","hash":"<64 hex>","size":<n>,"decided":<n bytes>,"observed":{…}}
-//!          │         └───────────── rest: all bytes from here to the end of the line ──┘
-//!          └ audit chain: SHA-256(previous link ‖ rest)
-//! hash: entity chain, SHA-256(previous hash of this entity ‖ decided). A config record has "config" in place of
-//! "decided", and the plain SHA-256 of it as its hash.
+//!          │         └────────────── before ───────────────┘└── body ─┘└── after ──┘
+//!          └ audit chain: SHA-256(previous link ‖ before ‖ SHA-256(body) ‖ after)
+//! hash: entity chain, SHA-256(previous hash of this entity ‖ SHA-256(body)). A config record has "config" in place of
+//! "decided", and SHA-256(body) as its hash.
 //! ```
+//!
+//! Both chains cover every byte of the body by one hash of it, which is most of what there is to compute.
 
 use std::borrow::Cow;
 
@@ -22,7 +24,8 @@ use crate::ingress::Reason;
 use crate::subject::Subject;
 
 const LINK: std::ops::Range<usize> = 9..73;
-const REST: usize = 75;
+/// Behind the link.
+const BEFORE: usize = 75;
 const HASH: std::ops::Range<usize> = 83..147;
 const SIZE: usize = 156;
 
@@ -60,25 +63,29 @@ pub struct Tail {
 
 impl Tail {
     pub fn append_commit(&mut self, commit: &Commit, observed: &Observed) -> Vec<u8> {
-        self.append("decided", &commit.decided, &commit.head.hash, observed)
+        self.append("decided", &commit.decided, &commit.decided_hash, &commit.head.hash, observed)
     }
 
     pub fn append_config(&mut self, config: &Config, observed: &Observed) -> Vec<u8> {
-        self.append("config", &config.to_json(), &config.hash(), observed)
+        let json = config.to_json();
+        let hash = Hash::of(&[&json]);
+        self.append("config", &json, &hash, &hash, observed)
     }
 
-    fn append(&mut self, part: &str, body: &[u8], hash: &Hash, observed: &Observed) -> Vec<u8> {
+    fn append(&mut self, part: &str, body: &[u8], body_hash: &Hash, hash: &Hash, observed: &Observed) -> Vec<u8> {
         let mut line = Vec::with_capacity(body.len() + 512);
         line.extend_from_slice(b"{\"link\":\"");
         line.extend_from_slice(&[b'0'; 64]);
         line.extend_from_slice(b"\",\"hash\":\"");
         line.extend_from_slice(&hash.to_hex());
         line.extend_from_slice(format!("\",\"size\":{},\"{part}\":", body.len()).as_bytes());
+        let begin = line.len();
         line.extend_from_slice(body);
+        let end = line.len();
         line.extend_from_slice(b",\"observed\":");
         serde_json::to_writer(&mut line, observed).expect("writing to memory does not fail");
         line.push(b'}');
-        self.link = self.link.then(&line[REST..]);
+        self.link = Hash::of(&[&self.link.0, &line[BEFORE..begin], &body_hash.0, &line[end..]]);
         self.sequence = observed.sequence;
         line[LINK].copy_from_slice(&self.link.to_hex());
         line
@@ -92,14 +99,27 @@ pub struct Line<'a> {
     pub hash: Hash,
     pub part: Part<'a>,
     pub observed: &'a [u8],
-    /// What the link is computed over.
-    pub rest: &'a [u8],
+    /// What stands before the part, but for the link, and behind it.
+    before: &'a [u8],
+    after: &'a [u8],
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part<'a> {
     Decided(&'a [u8]),
     Config(&'a [u8]),
+}
+
+impl<'a> Part<'a> {
+    pub fn bytes(self) -> &'a [u8] {
+        match self {
+            Self::Decided(bytes) | Self::Config(bytes) => bytes,
+        }
+    }
+
+    pub fn hash(self) -> Hash {
+        Hash::of(&[self.bytes()])
+    }
 }
 
 /// A line that is no record; holds the part that could not be found.
@@ -135,7 +155,17 @@ impl<'a> Line<'a> {
         let observed = bytes.get(from + size + 12..bytes.len() - 1).ok_or(NoRecord("observed"))?;
         literal(bytes.len() - 1, b"}", "end")?;
         let part = if decided { Part::Decided(body) } else { Part::Config(body) };
-        Ok(Self { link, hash, part, observed, rest: &bytes[REST..] })
+        Ok(Self { link, hash, part, observed, before: &bytes[BEFORE..from], after: &bytes[from + size..] })
+    }
+
+    /// The link that this record must have behind another one, given the hash of its part.
+    pub fn link_behind(&self, previous: &Hash, part: &Hash) -> Hash {
+        Hash::of(&[&previous.0, self.before, &part.0, self.after])
+    }
+
+    /// Whether it is the next record of a journal, of which nothing but the last link is known.
+    pub fn follows(&self, previous: &Hash) -> bool {
+        self.link_behind(previous, &self.part.hash()) == self.link
     }
 
     pub fn observed(&self) -> Result<Observed, NoRecord> {

@@ -51,13 +51,14 @@ impl Replay {
         if observed.sequence != sequence {
             return Err(wrong("observed.sequence", sequence.to_string(), observed.sequence.to_string()));
         }
-        let link = self.tail.link.then(record.rest);
+        let part = record.part.hash();
+        let link = record.link_behind(&self.tail.link, &part);
         if link != record.link {
             return Err(wrong("link", link.to_string(), record.link.to_string()));
         }
         match record.part {
-            Part::Config(bytes) => self.push_config(sequence, bytes, record.hash)?,
-            Part::Decided(bytes) => self.push_decided(sequence, observed.stream, bytes, record.hash)?,
+            Part::Config(bytes) => self.push_config(sequence, bytes, &part, record.hash)?,
+            Part::Decided(bytes) => self.push_decided(sequence, observed.stream, bytes, &part, record.hash)?,
         }
         if let (Some(named), Some((_, in_force))) = (observed.config, &self.config)
             && named != *in_force
@@ -68,11 +69,10 @@ impl Replay {
         Ok(())
     }
 
-    fn push_config(&mut self, sequence: u64, bytes: &[u8], hash: Hash) -> Result<(), Mismatch> {
+    fn push_config(&mut self, sequence: u64, bytes: &[u8], computed: &Hash, hash: Hash) -> Result<(), Mismatch> {
         let wrong =
             |field: &str, expected: String, got: String| Mismatch { sequence, field: field.into(), expected, got };
-        let computed = Hash::of(&[bytes]);
-        if computed != hash {
+        if *computed != hash {
             return Err(wrong("hash", computed.to_string(), hash.to_string()));
         }
         let config =
@@ -81,12 +81,19 @@ impl Replay {
         Ok(())
     }
 
-    fn push_decided(&mut self, sequence: u64, stream: u64, bytes: &[u8], hash: Hash) -> Result<(), Mismatch> {
+    fn push_decided(
+        &mut self,
+        sequence: u64,
+        stream: u64,
+        bytes: &[u8],
+        part: &Hash,
+        hash: Hash,
+    ) -> Result<(), Mismatch> {
         let wrong =
             |field: &str, expected: String, got: String| Mismatch { sequence, field: field.into(), expected, got };
         let decided = Decided::parse(bytes).map_err(|e| wrong(e.0, "a decision".into(), "other bytes".into()))?;
         let head = self.heads.get(decided.entity.as_ref()).cloned().unwrap_or_default();
-        let computed = head.hash.then(bytes);
+        let computed = head.hash.then(part);
         if computed != hash {
             return Err(wrong("hash", computed.to_string(), hash.to_string()));
         }

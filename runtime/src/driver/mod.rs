@@ -234,7 +234,7 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Driver<B, S, A, C> {
                 return Err(broken(format!("it follows record {}", tail.sequence)).into());
             }
             let is_first = row.sequence == after + 1 && after > 0;
-            if !is_first && line.link != tail.link.then(line.rest) {
+            if !is_first && !line.follows(&tail.link) {
                 return Err(broken("its link does not follow from the record before it".into()).into());
             }
             tail = Tail { sequence: row.sequence, link: line.link };

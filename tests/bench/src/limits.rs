@@ -83,13 +83,14 @@ pub(crate) fn replay(count: usize) -> anyhow::Result<Replayed> {
     let (mut tail, mut heads) = (Hash::ZERO, HashMap::<&[u8], Hash>::new());
     for bytes in &lines {
         let line = Line::parse(bytes)?;
-        tail = tail.then(line.rest);
+        let part = line.part.hash();
+        tail = line.link_behind(&tail, &part);
         ensure!(tail == line.link, "the audit chain");
         if let Part::Decided(decided) = line.part {
             // {"entity":"entity-17","subject":…
             let name = decided[11..].split(|byte| *byte == b'"').next().unwrap_or_default();
             let head = heads.entry(name).or_insert(Hash::ZERO);
-            *head = head.then(decided);
+            *head = head.then(&part);
             ensure!(*head == line.hash, "an entity's chain");
         }
     }

@@ -163,7 +163,7 @@ impl Inner {
     async fn close_gap(&self, missing: Missing) -> Result<()> {
         let next = self.cache.journal(missing.until, 1).await?;
         let links = next.first().and_then(|row| Line::parse(&row.line).ok()).is_some_and(|line| {
-            missing.filled.sequence == missing.until && missing.filled.link.then(line.rest) == line.link
+            missing.filled.sequence == missing.until && line.follows(&missing.filled.link)
         });
         if !links {
             let cause = format!("record {} does not lead to the one behind it", missing.until);

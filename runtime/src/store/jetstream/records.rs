@@ -27,7 +27,7 @@ struct Parsed {
 /// Reads the next record of the journal, which must continue its chain.
 pub(super) fn read(tail: &mut Tail, line: Bytes) -> Result<Record, NoRecord> {
     let parsed = Line::parse(&line)?;
-    if tail.link.then(parsed.rest) != parsed.link {
+    if !parsed.follows(&tail.link) {
         return Err(NoRecord("the link to the record before"));
     }
     *tail = Tail { sequence: tail.sequence + 1, link: parsed.link };

@@ -20,7 +20,7 @@ pub(crate) struct Case {
 }
 
 pub(crate) const PLAIN: Case =
-    Case { name: "plain", share: 1.0, entities: 1_000, bytes: 64, batch: 900, agent: Agent::Rust };
+    Case { name: "plain", share: 1.0, entities: 1_000, bytes: 64, batch: 700, agent: Agent::Rust };
 
 /// Fewer events where each takes longer, so that a run lasts about the same.
 pub(crate) const CASES: [Case; 5] = [

@@ -8,6 +8,7 @@ mod limits;
 mod load;
 mod pipeline;
 mod processes;
+mod relay;
 mod report;
 mod rig;
 mod stores;

@@ -7,8 +7,9 @@ use futures::StreamExt as _;
 use rhizon_runtime::bus::Publisher as _;
 use rhizon_runtime::bus::jetstream::JetStreamPublisher;
 
-use crate::cases::Case;
-use crate::report::Figures;
+use crate::cases::{Case, PLAIN};
+use crate::relay::Relay;
+use crate::report::{Figures, Times};
 use crate::rig::{PROGRESS, Rig, Shares, outputs};
 use crate::stores::Store;
 use crate::usage::{Usage, flushes};
@@ -31,13 +32,21 @@ pub(crate) async fn measure(options: &Options, case: Case, store: Store) -> anyh
     let shares = difference(rig.shares()?, before);
     let flushes = flushes(rig.dir.path()).zip(disk_before).map(|(after, before)| after - before);
     let rate = count as f64 / pipeline.as_secs_f64();
-    let mut figures =
-        Figures { case, count, publishing, direct, ready, pipeline, shares, flushes, alone: vec![], loaded: vec![] };
-    if !options.throughput_only {
-        figures.alone = alone(&rig, count).await?;
-        figures.loaded = load::at_rate(&rig, count + ALONE, rate / 2.0).await?;
-    }
-    Ok(figures)
+    let (times, relayed) = if options.throughput_only {
+        Default::default()
+    } else {
+        let times = times(&rig, count, rate / 2.0).await?;
+        drop(rig);
+        let rig = Rig::start(case, store).await?;
+        let _relay = Relay::start(&rig).await?;
+        (times, self::times(&rig, 0, rate / 2.0).await?)
+    };
+    Ok(Figures { case, count, publishing, direct, ready, pipeline, shares, flushes, times, relayed })
+}
+
+async fn times(rig: &Rig, first: usize, per_second: f64) -> anyhow::Result<Times> {
+    let alone = alone(rig, first).await?;
+    Ok(Times { alone, loaded: load::at_rate(rig, first + ALONE, per_second).await? })
 }
 
 /// Resident memory of a sidecar that has nothing to do yet.
@@ -48,11 +57,11 @@ pub(crate) async fn idle(options: &Options, store: Store) -> anyhow::Result<u64>
     Ok(rig.shares()?.sidecar.resident_bytes)
 }
 
-/// In atomic batches: the broker's own limit.
+/// In atomic batches, as large as a sidecar's: the broker's own limit.
 async fn publish(rig: &Rig, count: usize) -> anyhow::Result<Duration> {
     let publisher = JetStreamPublisher::new(rig.client.clone());
     let (began, mut said) = (Instant::now(), Instant::now());
-    for chunk in (0..count).collect::<Vec<_>>().chunks(500) {
+    for chunk in (0..count).collect::<Vec<_>>().chunks(PLAIN.batch) {
         publisher.publish(chunk.iter().map(|n| rig.event(*n)).collect()).await?;
         if said.elapsed() > PROGRESS {
             said = Instant::now();

@@ -101,6 +101,12 @@ impl Rig {
         Ok(Shares { sidecar, broker, agent: of(&self.agent).context("the agent")? })
     }
 
+    /// Of the agent's events: the stream, and the consumer's name.
+    pub(crate) fn consumer(&self) -> anyhow::Result<(String, String)> {
+        let consumer = &self.settings.shards.first().context("a shard")?.consumer;
+        Ok((consumer.stream.clone(), consumer.name.clone()))
+    }
+
     pub(crate) fn case(&self) -> Case {
         self.case
     }

@@ -162,9 +162,10 @@ impl Inner {
     /// What came must lead to what was here.
     async fn close_gap(&self, missing: Missing) -> Result<()> {
         let next = self.cache.journal(missing.until, 1).await?;
-        let links = next.first().and_then(|row| Line::parse(&row.line).ok()).is_some_and(|line| {
-            missing.filled.sequence == missing.until && line.follows(&missing.filled.link)
-        });
+        let links = next
+            .first()
+            .and_then(|row| Line::parse(&row.line).ok())
+            .is_some_and(|line| missing.filled.sequence == missing.until && line.follows(&missing.filled.link));
         if !links {
             let cause = format!("record {} does not lead to the one behind it", missing.until);
             return Err(StoreError::Failed { doing: "read older records", cause });

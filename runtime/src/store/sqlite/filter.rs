@@ -6,7 +6,7 @@ use rhizon_kernel::chain::Hash;
 const BITS_PER_KEY: u64 = 10;
 /// With more keys than this has room for, more are looked up.
 const MAX_BITS: u64 = 1 << 26;
-const MIN_BITS: u64 = 1 << 22;
+const MIN_BITS: u64 = 1 << 18;
 
 #[derive(Debug)]
 pub(super) struct Filter {

@@ -1,5 +1,7 @@
 //! The permits example's agents as functions, and a driver on a task of its own.
 
+mod late;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

@@ -27,7 +27,7 @@ pub fn container_security() -> Value {
 }
 
 /// Settings and credentials in one volume, for the directory `/etc/rhizon`. It follows changes of both.
-/// `store` names the Secret with a store's connection string.
+/// `store` names the Secret with a store's connection string, and perhaps the certificates to check its server by.
 pub fn settings_volume(config_map: &str, secret: &str, store: Option<&str>) -> Value {
     let nats = |file: &str| json!({"key": file, "path": format!("nats/{file}")});
     let mut sources = vec![
@@ -35,7 +35,11 @@ pub fn settings_volume(config_map: &str, secret: &str, store: Option<&str>) -> V
         json!({"secret": {"name": secret, "items": [nats(paths::CREDENTIALS), nats(paths::MESSAGE_ID_KEY)]}}),
         json!({"secret": {"name": secret, "optional": true, "items": [nats(paths::CA)]}}),
     ];
-    sources.extend(store.map(|name| json!({"secret": {"name": name, "items": [{"key": "url", "path": "store/url"}]}})));
+    if let Some(name) = store {
+        let item = |key: &str| json!([{"key": key, "path": format!("store/{key}")}]);
+        sources.push(json!({"secret": {"name": name, "items": item("url")}}));
+        sources.push(json!({"secret": {"name": name, "optional": true, "items": item(paths::STORE_CA)}}));
+    }
     json!({"name": "settings", "projected": {"defaultMode": 0o440, "sources": sources}})
 }
 

@@ -25,6 +25,8 @@ pub struct Options {
     /// `rhizon_operator::nats::server::configuration`.
     pub operator: Option<String>,
     pub tls: Option<Tls>,
+    /// How much JetStream may keep on disk; 8GB.
+    pub disk: Option<&'static str>,
     /// Lines for the end of the configuration file.
     pub extra: String,
     /// One of several that are a cluster.
@@ -173,10 +175,10 @@ pub fn free_port() -> u16 {
 }
 
 fn configuration(dir: &Path, port: u16, options: &Options) -> String {
-    let dir = dir.display();
+    let (dir, disk) = (dir.display(), options.disk.unwrap_or("8GB"));
     let mut text = format!(
         "listen: 127.0.0.1:{port}\nserver_name: test\nmax_payload: 8MB\nmax_control_line: 128KB\n\
-         jetstream {{ store_dir: \"{dir}/jetstream\", sync_interval: always, max_file_store: 8GB, max_memory_store: 64MB }}\n"
+         jetstream {{ store_dir: \"{dir}/jetstream\", sync_interval: always, max_file_store: {disk}, max_memory_store: 64MB }}\n"
     );
     match &options.member {
         None => text.push_str("server_name: test\n"),

@@ -6,7 +6,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader, Write as _},
-    os::unix::process::CommandExt as _,
+    os::unix::{fs::PermissionsExt as _, process::CommandExt as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::OnceLock,
@@ -16,15 +16,19 @@ use std::{
 use crate::nats::free_port;
 
 /// Starts the server `$1` in the folder `$2` on port `$3`, and tells its process id. A line on its standard input sets it free.
+/// It speaks TLS when it has a certificate.
 const KEEPER: &str = r#"
-"$1" -D "$2/data" -p "$3" -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=200 \
-     -c shared_buffers=32MB -c fsync=on -c log_min_messages=fatal </dev/null >>"$2/log" 2>&1 &
+if [ -e "$2/server.crt" ]; then set -- "$1" "$2" "$3" -c ssl=on -c "ssl_cert_file=$2/server.crt" -c "ssl_key_file=$2/server.key"; fi
+program=$1 folder=$2 port=$3
+shift 3
+"$program" -D "$folder/data" -p "$port" -c listen_addresses=127.0.0.1 -c unix_socket_directories= -c max_connections=200 \
+     -c shared_buffers=32MB -c fsync=on -c log_min_messages=fatal "$@" </dev/null >>"$folder/log" 2>&1 &
 server=$!
 echo "$server"
 if read -r _; then exit; fi
 kill -INT "$server" 2>/dev/null
 wait "$server"
-rm -r "$2"
+rm -r "$folder"
 "#;
 
 /// A server, until the value is dropped or the process ends.
@@ -51,6 +55,30 @@ pub fn shared() -> &'static Server {
 /// # Panics
 /// When PostgreSQL is not installed or does not start.
 pub fn start() -> Server {
+    start_with(|_| {})
+}
+
+/// Starts one that proves to be `127.0.0.1` by a certificate of its own, which is answered too.
+///
+/// # Panics
+/// When PostgreSQL is not installed or does not start.
+pub fn start_with_certificate() -> (Server, String) {
+    let own = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).expect("a certificate");
+    let certificate = own.cert.pem();
+    let server = start_with(|dir| {
+        for (name, text) in [("server.crt", &certificate), ("server.key", &own.signing_key.serialize_pem())] {
+            let file = dir.join(name);
+            fs::write(&file, text).expect("writing to the server's folder");
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).expect("for the server alone");
+            if let Some((uid, gid)) = unprivileged() {
+                std::os::unix::fs::chown(&file, Some(uid), Some(gid)).expect("giving the file to the server's user");
+            }
+        }
+    });
+    (server, certificate)
+}
+
+fn start_with(prepare: impl FnOnce(&Path)) -> Server {
     let dir = tempfile::Builder::new().prefix("rhizon-postgres-").tempdir().expect("a temporary directory").keep();
     if let Some((uid, gid)) = unprivileged() {
         std::os::unix::fs::chown(&dir, Some(uid), Some(gid)).expect("giving the folder to the server's user");
@@ -58,6 +86,7 @@ pub fn start() -> Server {
     let arguments = ["-U", "rhizon", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync", "-D"];
     let made = as_server_user(&program("initdb")).args(arguments).arg(dir.join("data")).output().expect("initdb runs");
     assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
+    prepare(&dir);
     let port = free_port();
     let (keeper, pid) = spawn(&dir, port);
     let server = Server { dir, port, keeper, pid };

@@ -21,6 +21,8 @@ pub mod paths {
     pub const STORE_DIR: &str = "/var/lib/rhizon";
     /// The connection string of a Postgres store.
     pub const STORE_URL: &str = "/etc/rhizon/store/url";
+    /// Beside it, when the Secret has one.
+    pub const STORE_CA: &str = "ca.crt";
     /// The agent's own door, told to it in `RHIZON_LISTEN`.
     pub const AGENT_LISTEN: &str = "127.0.0.1:8080";
     pub const HEALTH_PORT: u16 = 9090;

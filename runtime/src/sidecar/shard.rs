@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
-use rhizon_api::settings;
+use rhizon_api::settings::{self, paths};
 use tokio::sync::Semaphore;
 
 use super::{Parts, Shards, driver_settings};
@@ -47,7 +47,9 @@ pub(super) async fn start(
         settings::Store::Postgres { url_file, schema, account } => {
             let url = tokio::fs::read_to_string(&url_file).await;
             let url = url.with_context(|| format!("reading the connection string {}", url_file.display()))?;
-            let store = PostgresStore::open(url.trim(), &schema, &account).context("opening the Postgres store")?;
+            let ca = Some(url_file.with_file_name(paths::STORE_CA)).filter(|file| file.exists());
+            let store = PostgresStore::open(url.trim(), &schema, &account, ca.as_deref());
+            let store = store.context("opening the Postgres store")?;
             Ok(driven.start(&shard, store, shards))
         }
         settings::Store::JetStream { stream, subject, consumer, snapshot_stream, snapshot_subject, cache } => {

@@ -8,6 +8,7 @@ mod connect;
 mod waits;
 
 use std::future::Future;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -52,9 +53,10 @@ macro_rules! page {
 
 impl PostgresStore {
     /// Connects when it is first used: a database may come later. `url` is a connection URI as libpq reads it, `account`
-    /// the broker's, whose streams the store is about.
-    pub fn open(url: &str, schema: &str, account: &str) -> Result<Self> {
-        let options = connect::options(url, schema)?;
+    /// the broker's, whose streams the store is about. With `ca`, a file of certificates, the server must prove its name
+    /// by one of them, unless the URI says something else.
+    pub fn open(url: &str, schema: &str, account: &str, ca: Option<&Path>) -> Result<Self> {
+        let options = connect::options(url, schema, ca)?;
         let writer = Writer::new(options.clone(), schema.to_owned(), account.to_owned());
         Ok(Self { writer: Arc::new(writer), readers: connect::readers(options) })
     }

@@ -76,7 +76,7 @@ async fn storm<S: EventStore>(store: S, mut crash: impl FnMut() + Send) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_is_killed_keeps_what_it_acknowledged() {
     let mut server = tokio::task::block_in_place(postgres::start);
-    let store = PostgresStore::open(&server.url(), "rhizon_a_0", "A").unwrap();
+    let store = PostgresStore::open(&server.url(), "rhizon_a_0", "A", None).unwrap();
     storm(store, || server.crash()).await;
 }
 
@@ -84,7 +84,7 @@ async fn a_database_that_is_killed_keeps_what_it_acknowledged() {
 async fn a_database_that_comes_later_is_waited_for() {
     let door = nats::free_port();
     let url = format!("postgres://rhizon@127.0.0.1:{door}/postgres?sslmode=disable");
-    let open = || PostgresStore::open(&url, "rhizon_late_0", "A").unwrap();
+    let open = || PostgresStore::open(&url, "rhizon_late_0", "A", None).unwrap();
     let (writes, reads) = (open(), open());
     let early = [writes.claim().await.unwrap_err(), reads.counts().await.unwrap_err()];
     assert!(early.iter().all(StoreError::is_transient), "{early:?}");
@@ -105,7 +105,7 @@ async fn a_database_that_comes_later_is_waited_for() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_of_other_streams_is_refused() {
     let url = tokio::task::block_in_place(postgres::shared).url();
-    let open = |account| PostgresStore::open(&url, "rhizon_foreign_0", account).unwrap();
+    let open = |account| PostgresStore::open(&url, "rhizon_foreign_0", account, None).unwrap();
     assert_eq!(open("A").claim().await.unwrap().epoch, 1);
     let refused = [open("B").claim().await.unwrap_err(), open("B").counts().await.unwrap_err()];
     assert!(

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod basics;
+mod certificates;
 mod crashes;
 mod disks;
 mod events;
@@ -74,7 +75,7 @@ impl Stores for Postgres {
     }
 
     async fn open(&self) -> PostgresStore {
-        PostgresStore::open(&rhizon_tests::postgres::shared().url(), &self.0, "A").unwrap()
+        PostgresStore::open(&rhizon_tests::postgres::shared().url(), &self.0, "A", None).unwrap()
     }
 }
 

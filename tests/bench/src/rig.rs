@@ -48,7 +48,8 @@ pub(crate) struct Shares {
 
 impl Rig {
     pub(crate) async fn start(case: Case, store: Store) -> anyhow::Result<Self> {
-        let broker = nats::start(&nats::Options::default());
+        // A backlog may be as large as the disk.
+        let broker = nats::start(&nats::Options { disk: Some("1TB"), ..nats::Options::default() });
         let client = Connection::start(&streams::nats("gateway", &broker.url())).await?;
         create_streams(&client, store).await?;
         let dir = tempfile::tempdir()?;

@@ -258,10 +258,10 @@ mod tests {
         let set = with_store(&json!({"kind": "Postgres", "secretRef": "db"}));
         let template = &set["spec"]["template"];
         assert_eq!(set["spec"]["volumeClaimTemplates"], json!([]));
-        assert_eq!(
-            template["spec"]["volumes"][0]["projected"]["sources"][3],
-            json!({"secret": {"name": "db", "items": [{"key": "url", "path": "store/url"}]}})
-        );
+        let sources = &template["spec"]["volumes"][0]["projected"]["sources"];
+        let items = |key: &str| json!([{"key": key, "path": format!("store/{key}")}]);
+        assert_eq!(sources[3], json!({"secret": {"name": "db", "items": items("url")}}));
+        assert_eq!(sources[4], json!({"secret": {"name": "db", "optional": true, "items": items("ca.crt")}}));
         assert_eq!(mounts(&template["spec"]["initContainers"][0]), ["settings"]);
         assert_eq!(mounts(&template["spec"]["containers"][0]), ["tmp"]);
         assert_eq!(template["metadata"]["annotations"]["rhizon.dev/store-secret-version"], "7");

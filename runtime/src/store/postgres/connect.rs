@@ -1,10 +1,11 @@
 //! Connections: one that writes, a few that read, all of them with the same explicit rules.
 
 use std::ops::{Deref, DerefMut};
+use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -26,13 +27,21 @@ const RULES: [(&str, &str); 6] = [
 /// Longer names are cut off by the server, and two agents could share what is left.
 const NAME_BYTES: usize = 63;
 
-pub(super) fn options(url: &str, schema: &str) -> Result<PgConnectOptions> {
+/// `ca` is a file with the certificates that the server's own must lead to.
+pub(super) fn options(url: &str, schema: &str, ca: Option<&Path>) -> Result<PgConnectOptions> {
     let legal = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
     if schema.is_empty() || schema.len() > NAME_BYTES || !schema.bytes().all(legal) {
         let cause = format!("'{schema}' is no name of a schema: up to {NAME_BYTES} of A-Z, a-z, 0-9, _ and -");
         return Err(StoreError::Failed { doing: "open", cause });
     }
-    let options: PgConnectOptions = url.parse().map_err(|e| failed("read the database's URL", &e))?;
+    let mut options: PgConnectOptions = url.parse().map_err(|e| failed("read the database's URL", &e))?;
+    if let Some(ca) = ca {
+        options = options.ssl_root_cert(ca);
+        // Who gives a certificate wants it to count.
+        if !url.contains("sslmode=") {
+            options = options.ssl_mode(PgSslMode::VerifyFull);
+        }
+    }
     let options = options.application_name("rhizon").options(RULES);
     Ok(options.options([("search_path", format!("\"{schema}\""))]))
 }

@@ -262,7 +262,8 @@ pub enum StoreError {
          `rhizon verify` shows how far the journal can be trusted"
     )]
     Broken(String),
-    #[error("the store is full: {0}; give it more room (spec.store.size) or free some")]
+    /// With what to do about it.
+    #[error("the store is full: {0}")]
     Full(String),
     #[error(
         "the batch is {bytes} bytes and the broker takes {limit}; give the agent smaller batches (spec.batch.maxEvents)"

@@ -152,13 +152,16 @@ pub(super) fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
+const SQLITE_FULL: &str = "13";
+/// PostgreSQL's.
+const DISK_FULL: &str = "53100";
+
 pub(super) fn failed(doing: &'static str, error: &sqlx::Error) -> StoreError {
-    /// SQLite's SQLITE_FULL, and PostgreSQL's disk_full.
-    const FULL: [&str; 2] = ["13", "53100"];
-    match error.as_database_error() {
-        Some(database) if database.code().is_some_and(|code| FULL.contains(&code.as_ref())) => {
-            StoreError::Full(database.message().to_owned())
-        }
+    let database = error.as_database_error();
+    let full = |advice: &str| StoreError::Full(format!("{}; {advice}", database.map_or("", |error| error.message())));
+    match database.and_then(sqlx::error::DatabaseError::code).as_deref() {
+        Some(SQLITE_FULL) => full("give it more room (spec.store.size)"),
+        Some(DISK_FULL) => full("give the database's disk more room"),
         _ => StoreError::Failed { doing, cause: error.to_string() },
     }
 }

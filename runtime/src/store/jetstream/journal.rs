@@ -30,6 +30,13 @@ pub(super) enum Sent {
     Unknown(String),
 }
 
+/// A stream of the workspace.
+pub(super) fn full(description: &str) -> StoreError {
+    StoreError::Full(format!(
+        "{description}; raise spec.messaging.journalMaxBytes of the workspace, or give the broker a larger disk"
+    ))
+}
+
 impl Journal {
     pub(super) fn new(connection: Connection, stream: String, subject: String, consumer: String) -> Self {
         Self { connection, stream, subject, consumer, turn: Mutex::default() }
@@ -58,7 +65,7 @@ impl Journal {
         match ack.error {
             None => Ok(Sent::Stored(ack.seq)),
             Some(error) if code::WRONG_LAST_SEQUENCE.contains(&error.err_code) => Ok(Sent::Overtaken),
-            Some(error) if code::STREAM_FULL.contains(&error.err_code) => Err(StoreError::Full(error.description)),
+            Some(error) if code::STREAM_FULL.contains(&error.err_code) => Err(full(&error.description)),
             Some(error) if error.err_code == code::TOO_LARGE => {
                 Err(StoreError::TooLarge { bytes: payload.len(), limit: self.limit() })
             }

@@ -5,6 +5,7 @@ use async_nats::{HeaderMap, StatusCode};
 use bytes::Bytes;
 
 use super::super::super::{Result, StoreError};
+use super::super::journal::full;
 use crate::bus::jetstream::{PubAck, code};
 use crate::bus::nats::Connection;
 
@@ -58,7 +59,7 @@ impl Shelf {
         match ack.error {
             None => Ok(Some(ack.seq)),
             Some(error) if code::WRONG_LAST_SEQUENCE.contains(&error.err_code) => Ok(None),
-            Some(error) if code::STREAM_FULL.contains(&error.err_code) => Err(StoreError::Full(error.description)),
+            Some(error) if code::STREAM_FULL.contains(&error.err_code) => Err(full(&error.description)),
             Some(error) => Err(failed(format!("{} {}", error.err_code, error.description))),
         }
     }

@@ -36,7 +36,8 @@ struct Status {
     dead: u64,
     /// Of the last record.
     link: Hash,
-    root: Hash,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    root: Option<Hash>,
     last_error: Option<String>,
 }
 
@@ -89,7 +90,7 @@ impl Refusal {
 /// Answers one question; refusals are answers too.
 pub async fn answer(store: &impl EventStore, circumstances: Circumstances, verb: Verb, question: Question) -> Reply {
     let answered = match verb {
-        Verb::Status => status(store, circumstances).await,
+        Verb::Status => status(store, circumstances, question.root).await,
         Verb::Entities => entities(store, question).await,
         Verb::Entity => entity(store, question).await,
         Verb::History | Verb::Journal => lines(store, verb, question).await,
@@ -104,7 +105,7 @@ pub fn refused(code: &str, detail: &str) -> Reply {
     Reply { body: Bytes::from(error.to_string()), next: None }
 }
 
-async fn status(store: &impl EventStore, circumstances: Circumstances) -> Result<Reply, Refusal> {
+async fn status(store: &impl EventStore, circumstances: Circumstances, with_root: bool) -> Result<Reply, Refusal> {
     let Circumstances { report, mode, shard, shards } = circumstances;
     let (counts, mark) = (store.counts().await?, store.mark().await?);
     let status = Status {
@@ -121,7 +122,7 @@ async fn status(store: &impl EventStore, circumstances: Circumstances) -> Result
         deferred: counts.deferred,
         dead: counts.dead,
         link: mark.tail.link,
-        root: root(store).await?,
+        root: if with_root { Some(root(store).await?) } else { None },
         last_error: report.last_error,
     };
     Ok(ok(&status))

@@ -57,6 +57,9 @@ pub struct Question {
     /// Whom of an agent's shards it is for; without it, and without an entity, the first.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shard: Option<u32>,
+    /// Of a status: with the root, for which every entity is read.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub root: bool,
 }
 
 /// A sidecar's reply as it came: JSON, or NDJSON with the sequence behind which there is more.

@@ -65,7 +65,7 @@ pub(super) async fn agents(caller: Caller, State(reader): Readers) -> Result<Res
 /// An agent's shards as one: it is where the last of them is. Each shard has a root of its own.
 async fn whole(reader: &dyn Reader, agent: &Agent) -> Option<Status> {
     let ask = async |shard| {
-        let question = Question { shard: Some(shard), ..Question::default() };
+        let question = Question { shard: Some(shard), root: agent.shards == 1, ..Question::default() };
         let reply = reader.ask(&agent.name, Verb::Status, question).await.ok()?.into_json().ok()?;
         serde_json::from_str::<Status>(reply.get()).ok()
     };
@@ -93,7 +93,7 @@ pub(super) async fn agent(
     shard: Page<OneShard>,
 ) -> Result<Response, Problem> {
     let OneShard { shard } = may_ask(&caller, &agent, shard)?;
-    let question = Question { shard: Some(shard), ..Question::default() };
+    let question = Question { shard: Some(shard), root: true, ..Question::default() };
     let reply = reader.ask(&agent, Verb::Status, question).await.and_then(Reply::into_json);
     let text = reply.map_err(|error| problem(&caller, &agent, &error))?;
     let status = serde_json::from_str(text.get())

@@ -63,7 +63,8 @@ impl Reader for Sidecar {
         let result = match (agent, verb, question.after.clone()) {
             ("ledger" | "nobody", ..) => Err(ReadError::NoAnswer),
             (_, Verb::Status, _) => {
-                reply(json!({"ok": {"ready": true, "position": 9, "records": 3, "entities": 1, "root": "ab"}}))
+                let root = question.root.then_some("ab");
+                reply(json!({"ok": {"ready": true, "position": 9, "records": 3, "entities": 1, "root": root}}))
             }
             (_, Verb::Entities, Some(After::Key(after))) if after == "a/b" && question.limit == Some(5) => {
                 let entities: &[&str] = if question.shard == Some(0) { &["b", "d"] } else { &["c"] };

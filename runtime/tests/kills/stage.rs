@@ -128,7 +128,7 @@ impl Stage {
 
     /// What the sidecar says of itself, if one answers.
     pub(crate) async fn status(&self) -> Option<Value> {
-        let answer = setup::read(&self.client, AGENT, "status", &json!({})).await?;
+        let answer = setup::read(&self.client, AGENT, "status", &json!({"root": true})).await?;
         serde_json::from_slice::<Value>(&answer.payload).unwrap().get_mut("ok").map(Value::take)
     }
 

@@ -278,7 +278,7 @@ impl World {
                 replay.push(line).unwrap_or_else(|mismatch| panic!("{agent}: {mismatch}"));
             }
         }
-        let status = self.read(agent, "status", &json!({})).await.expect("an answer");
+        let status = self.read(agent, "status", &json!({"root": true})).await.expect("an answer");
         let status: Value = serde_json::from_slice(&status.payload).unwrap();
         assert_eq!(status["ok"]["root"], replay.root().to_string());
         replay.root().to_string()

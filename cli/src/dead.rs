@@ -82,7 +82,7 @@ async fn show(client: &mut Client, agent: &str, key: &str, output: Output) -> Re
     if output == Output::Json {
         return show::print_line(&line);
     }
-    let event = record.event.as_ref().map(rhizon_kernel::Envelope::to_decided_json).unwrap_or_default();
+    let event = record.event.as_ref().map(|event| event.to_decided_json().bytes).unwrap_or_default();
     let rows = [
         ["key".to_owned(), record.key.to_string()],
         ["record".to_owned(), record.observed.sequence.to_string()],

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::chain::Hash;
 use crate::config::Config;
-use crate::envelope::Envelope;
+use crate::envelope::{DecidedJson, Envelope};
 use crate::event_type::EventType;
 use crate::head::Head;
 use crate::identity::{correlation_id, dedup_key, output_id};
@@ -102,9 +102,9 @@ pub struct Commit {
 pub struct Output {
     pub subject: String,
     pub key: Hash,
-    pub envelope: Envelope,
+    pub deliverat: Option<Timestamp>,
     /// The envelope as it is journaled.
-    pub json: Vec<u8>,
+    pub json: DecidedJson,
 }
 
 /// Logical time: the later of the event's own and the entity's last.
@@ -191,7 +191,7 @@ fn output(
     envelope.actor.clone_from(&cause.actor);
     envelope.roles.clone_from(&cause.roles);
     let json = envelope.to_decided_json();
-    let size = json.len();
+    let size = json.bytes.len();
     if size > config.limits.envelope_bytes {
         return Err(invalid(
             "data",
@@ -201,7 +201,7 @@ fn output(
     let publisher = config.publisher();
     let subject = Subject::new(&publisher, &envelope.event_type, &envelope.subject, envelope.target.as_deref());
     let key = dedup_key(&publisher, &envelope.source, &envelope.id);
-    Ok(Output { subject: subject.to_string(), key, envelope, json })
+    Ok(Output { subject: subject.to_string(), key, deliverat: deliver_at, json })
 }
 
 fn is_label(name: &str) -> bool {
@@ -275,7 +275,7 @@ fn decided_json(
     match &arrival.body {
         Body::Event { json, .. } => {
             out.extend_from_slice(b",\"input\":");
-            out.extend_from_slice(json);
+            out.extend_from_slice(&json.bytes);
         }
         Body::Malformed { size, .. } => {
             out.extend_from_slice(b",\"malformed\":{\"sha256\":\"");
@@ -300,7 +300,7 @@ fn decided_json(
             if index > 0 {
                 out.push(b',');
             }
-            out.extend_from_slice(&output.json);
+            out.extend_from_slice(&output.json.bytes);
         }
         out.push(b']');
     }

@@ -121,15 +121,16 @@ impl Envelope {
 
     /// The same as part of another trace.
     pub fn to_json_in(&self, traceparent: Option<&str>, tracestate: Option<&str>) -> Vec<u8> {
-        self.write(traceparent, tracestate)
+        let decided = self.to_decided_json();
+        if traceparent.is_none() && tracestate.is_none() {
+            decided.bytes
+        } else {
+            decided.in_trace(traceparent, tracestate)
+        }
     }
 
     /// The JSON that is decided on and journaled: all but the trace context, which says nothing about the event.
-    pub fn to_decided_json(&self) -> Vec<u8> {
-        self.write(None, None)
-    }
-
-    fn write(&self, traceparent: Option<&str>, tracestate: Option<&str>) -> Vec<u8> {
+    pub fn to_decided_json(&self) -> DecidedJson {
         let data = self.data.as_ref().map_or(0, |d| d.get().len());
         let mut out = Vec::with_capacity(data + 640);
         out.extend_from_slice(b"{\"specversion\":\"1.0\"");
@@ -162,13 +163,32 @@ impl Envelope {
         for (name, value) in &self.extensions {
             raw(&mut out, name, value);
         }
-        optional(&mut out, "traceparent", traceparent);
-        optional(&mut out, "tracestate", tracestate);
+        let trace_at = out.len();
         optional(&mut out, "data_base64", self.data_base64.as_deref());
         if let Some(data) = &self.data {
             raw(&mut out, "data", data);
         }
         out.push(b'}');
+        DecidedJson { bytes: out, trace_at }
+    }
+}
+
+/// An event's JSON without a trace context, and where one goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DecidedJson {
+    pub bytes: Vec<u8>,
+    trace_at: usize,
+}
+
+impl DecidedJson {
+    /// As part of a trace.
+    pub fn in_trace(&self, traceparent: Option<&str>, tracestate: Option<&str>) -> Vec<u8> {
+        let room = [traceparent, tracestate].iter().flatten().map(|text| text.len() + 20).sum::<usize>();
+        let mut out = Vec::with_capacity(self.bytes.len() + room);
+        out.extend_from_slice(&self.bytes[..self.trace_at]);
+        optional(&mut out, "traceparent", traceparent);
+        optional(&mut out, "tracestate", tracestate);
+        out.extend_from_slice(&self.bytes[self.trace_at..]);
         out
     }
 }
@@ -222,7 +242,7 @@ mod tests {
     fn a_full_envelope_reads_back_to_the_byte() {
         let event = parse(FULL).unwrap();
         assert_eq!(String::from_utf8(event.to_json()).unwrap(), FULL);
-        let decided = String::from_utf8(event.to_decided_json()).unwrap();
+        let decided = String::from_utf8(event.to_decided_json().bytes).unwrap();
         assert_eq!(decided, FULL.replace(r#""traceparent":"00-ab-cd-01","#, ""));
     }
 

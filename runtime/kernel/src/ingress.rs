@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::chain::Hash;
 use crate::config::{Config, RESERVED_SOURCE, agent_source};
-use crate::envelope::{Envelope, EnvelopeError};
+use crate::envelope::{DecidedJson, Envelope, EnvelopeError};
 use crate::head::Head;
 use crate::identity::{dedup_key, malformed_key};
 use crate::subject::{GATEWAY, Subject, partition};
@@ -27,7 +27,7 @@ pub enum Body {
         subject: Subject,
         envelope: Box<Envelope>,
         /// The envelope as it is journaled.
-        json: Vec<u8>,
+        json: DecidedJson,
     },
     Malformed {
         reason: Reason,
@@ -150,7 +150,7 @@ pub fn decode(config: &Config, raw_subject: &str, payload: &[u8]) -> Arrival {
                 raw_subject: raw_subject.to_owned(),
                 entity: envelope.subject.clone(),
                 key: dedup_key(&subject.publisher, &envelope.source, &envelope.id),
-                digest: Hash::of(&[&json]),
+                digest: Hash::of(&[&json.bytes]),
                 body: Body::Event { subject, envelope: Box::new(envelope), json },
             }
         }

@@ -26,7 +26,7 @@ pub struct Item {
 impl Item {
     /// What the agent is told about an accepted event; `None` for what can't be decoded.
     pub fn new(config: &Config, arrival: &Arrival, head: &Head, attempt: u32, trace: &TraceContext) -> Option<Self> {
-        let Body::Event { envelope, .. } = &arrival.body else { return None };
+        let Body::Event { json, .. } = &arrival.body else { return None };
         let context = Context {
             agent: config.agent.clone(),
             logical_time: logical_time(head, arrival),
@@ -35,7 +35,7 @@ impl Item {
             deadline_ms: u64::try_from(http::DEADLINE.as_millis()).unwrap_or(u64::MAX),
             idempotency_key: arrival.key.to_string(),
         };
-        let envelope = envelope.to_json_in(trace.traceparent.as_deref(), trace.tracestate.as_deref());
+        let envelope = json.in_trace(trace.traceparent.as_deref(), trace.tracestate.as_deref());
         Some(Self { context, envelope, version: head.version, state: head.state.clone() })
     }
 }

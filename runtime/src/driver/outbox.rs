@@ -2,6 +2,7 @@
 //! are made from its lines.
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use rhizon_kernel::egress::{Commit, Outcome, Output};
 use rhizon_kernel::identity::dedup_key;
 use rhizon_kernel::record::{Decided, Line, NoRecord, Observed, Part};
@@ -22,9 +23,12 @@ pub(crate) struct Outputs {
 pub(crate) fn of_commit(config: &Config, commit: Commit, observed: &Observed) -> Outputs {
     let mut outputs = Outputs::default();
     let dead = (commit.outcome == Outcome::DeadLettered).then(|| dead_letter(config, &commit.entity, &commit.decided));
-    for Output { subject, key, envelope, json } in commit.outputs {
-        let payload = in_trace(&envelope, json, observed);
-        match waits_until(&envelope, observed) {
+    for Output { subject, key, deliverat, json } in commit.outputs {
+        let payload = match (&observed.traceparent, &observed.tracestate) {
+            (None, None) => json.bytes.into(),
+            (parent, state) => json.in_trace(parent.as_deref(), state.as_deref()).into(),
+        };
+        match waits_until(deliverat, observed) {
             None => outputs.now.push(Outgoing { subject, key, payload }),
             Some(due_ms) => {
                 outputs.later.push(Deferred { key, due_ms, sequence: observed.sequence, subject, payload });
@@ -35,17 +39,9 @@ pub(crate) fn of_commit(config: &Config, commit: Commit, observed: &Observed) ->
     outputs
 }
 
-/// What travels: the JSON that is journaled, and the trace that the cause belongs to.
-fn in_trace(envelope: &Envelope, json: Vec<u8>, observed: &Observed) -> Bytes {
-    match (&observed.traceparent, &observed.tracestate) {
-        (None, None) => json.into(),
-        (parent, state) => envelope.to_json_in(parent.as_deref(), state.as_deref()).into(),
-    }
-}
-
 /// Decided once, by the time of the commit, which is in the journal too.
-fn waits_until(envelope: &Envelope, observed: &Observed) -> Option<i64> {
-    let due_ms = envelope.deliverat?.as_millisecond();
+fn waits_until(deliverat: Option<Timestamp>, observed: &Observed) -> Option<i64> {
+    let due_ms = deliverat?.as_millisecond();
     (due_ms > observed.time.as_millisecond()).then_some(due_ms)
 }
 
@@ -63,13 +59,14 @@ pub(super) fn of_line(config: &Config, line: &[u8]) -> Result<Vec<Outgoing>, NoR
     let mut messages = Vec::with_capacity(decided.outputs.len());
     for raw in &decided.outputs {
         let envelope = Envelope::parse(raw.get().as_bytes(), &limits).map_err(|_| NoRecord("outputs"))?;
-        if waits_until(&envelope, &observed).is_some() {
+        if waits_until(envelope.deliverat, &observed).is_some() {
             continue;
         }
         let Envelope { source, id, event_type, subject, target, .. } = &envelope;
         let key = dedup_key(&config.publisher(), source, id);
         let subject = Subject::new(&config.publisher(), event_type, subject, target.as_deref()).to_string();
-        let payload = in_trace(&envelope, raw.get().as_bytes().to_vec(), &observed);
+        let Observed { traceparent, tracestate, .. } = &observed;
+        let payload = envelope.to_json_in(traceparent.as_deref(), tracestate.as_deref()).into();
         messages.push(Outgoing { subject, key, payload });
     }
     if decided.outcome == Outcome::DeadLettered.as_str() {

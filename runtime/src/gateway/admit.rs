@@ -69,7 +69,7 @@ pub(super) fn admit(
         return Err(Problem::too_large(detail));
     }
     let subject = Subject::new(GATEWAY, &event.event_type, &event.subject, event.target.as_deref());
-    let digest = Hash::of(&[&event.to_decided_json()]);
+    let digest = Hash::of(&[&event.to_decided_json().bytes]);
     Ok(Admitted { message: Outgoing { subject: subject.to_string(), key, payload: payload.into() }, digest })
 }
 

@@ -9,6 +9,7 @@ mod indexes;
 pub(super) mod journal;
 mod load;
 mod sweep;
+pub(super) mod transaction;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,10 +26,10 @@ use sqlx::{Row as _, Sqlite};
 
 use super::rows::{self, Fields, deferred, failed, head, mark, number, parked, signed, small};
 use super::{Batch, Counts, Due, EventStore, Fate, Loaded, Mark, Result, Row, StoreError};
-use append::Query;
 use indexes::Indexes;
 pub(super) use indexes::named;
 pub(super) use sweep::KnownId;
+use transaction::Query;
 
 /// The packed hashes of `?1`, of which there are `?2`, as rows.
 macro_rules! packed {
@@ -287,8 +288,4 @@ fn emits(line: &[u8]) -> bool {
     // What can't be read is told to who publishes it.
     matches!(decided, Ok(Part::Decided(bytes)) if Decided::parse(bytes).is_ok_and(|decided| decided.emits()))
         || decided.is_err()
-}
-
-fn pack(keys: &[Hash]) -> Vec<u8> {
-    keys.iter().flat_map(|key| key.0).collect()
 }

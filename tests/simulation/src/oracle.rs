@@ -220,7 +220,7 @@ fn the_chain_agrees_with_the_model(world: &World, log: &[Stored], stores: &[SimS
         let outputs = model.commits.iter().flat_map(|commit| &commit.outputs);
         let on_stream = |output: &Output| {
             let places = places.get(&output.key).cloned().unwrap_or_default();
-            let (subject, payload) = (output.subject.clone(), output.envelope.to_json());
+            let (subject, payload) = (output.subject.clone(), output.json.bytes.clone());
             places.into_iter().map(move |stream| (stream, subject.clone(), payload.clone()))
         };
         fed = outputs.flat_map(on_stream).collect();

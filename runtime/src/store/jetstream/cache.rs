@@ -12,6 +12,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteSynchronous};
 use super::super::rows::{failed, hash, number, signed};
 use super::super::sqlite::SqliteStore;
 use super::super::sqlite::append;
+use super::super::sqlite::transaction::{execute, transaction};
 use super::super::{Batch, Entry, Result, StoreError};
 use super::gap::{Gap, Missing};
 use super::message::Change;
@@ -90,8 +91,8 @@ pub(super) async fn apply(cache: &SqliteStore, change: &Change, applied: u64) ->
         }
         Change::Fired { keys, .. } => append::drop_deferred(keys),
     };
-    append::transaction(&cache.writer, DOING, async |tx: &mut SqliteConnection| {
-        append::execute(tx, query, DOING).await?;
+    transaction(&cache.writer, DOING, async |tx: &mut SqliteConnection| {
+        execute(tx, query, DOING).await?;
         set_applied(tx, applied).await
     })
     .await
@@ -136,7 +137,7 @@ pub(super) async fn missing(cache: &SqliteStore) -> Result<Option<Missing>> {
 
 /// Puts records where they were missing.
 pub(super) async fn fill(cache: &SqliteStore, entries: &[Entry], missing: Missing) -> Result<()> {
-    append::transaction(&cache.writer, "write older records", async |tx: &mut SqliteConnection| {
+    transaction(&cache.writer, "write older records", async |tx: &mut SqliteConnection| {
         append::insert_older(tx, entries).await?;
         set_missing(tx, missing).await
     })
@@ -171,7 +172,7 @@ pub(super) async fn set_snapshot(cache: &SqliteStore, stream: u64, sequence: u64
 
 /// Takes in the records that a snapshot needs, and with them the snapshot as true.
 pub(super) async fn prove(cache: &SqliteStore, entries: &[Entry], applied: u64) -> Result<()> {
-    append::transaction(&cache.writer, "write the cache", async |tx: &mut SqliteConnection| {
+    transaction(&cache.writer, "write the cache", async |tx: &mut SqliteConnection| {
         append::insert_older(tx, entries).await?;
         set_applied(tx, applied).await
     })

@@ -12,8 +12,8 @@ use rhizon_kernel::chain::Hash;
 use super::super::{Batch, Decision, Known, Loaded};
 
 /// The cache takes them when there are so many records or bytes; there are at most twice as many.
-const RECORDS: usize = 2_000;
-const BYTES: usize = 2 << 20;
+const RECORDS: usize = 1_400;
+const BYTES: usize = 3 << 19;
 
 /// An append without anything that waits, and the stream sequence of its message.
 pub(super) struct Append {

@@ -1,17 +1,13 @@
 //! The writes: records, heads, ids, what waits, position and fence in one transaction.
 
 use rhizon_kernel::chain::Hash;
-use serde::Serialize;
-use sqlx::sqlite::{SqliteArguments, SqlitePool};
-use sqlx::{Connection as _, Sqlite, SqliteConnection};
+use sqlx::sqlite::SqlitePool;
 
 use super::super::{Batch, Decision, Deferred, Entry, Parked, RELEASED_TOGETHER, Result, StoreError, Waits};
 use super::sweep::{KnownId, Stretch};
-use super::{SqliteStore, failed, journal, number, pack, packed, signed};
+use super::transaction::{Entries, Query, Tx, execute, json, transaction, with_keys};
+use super::{SqliteStore, failed, journal, number, packed, signed};
 use crate::failpoint::{self, Step};
-
-pub(in super::super) type Tx = SqliteConnection;
-pub(in super::super) type Query = sqlx::query::Query<'static, Sqlite, SqliteArguments>;
 
 /// Runs to its end also when nobody waits for it any more: a transaction that is let go of half-way would leave its
 /// connection in one.
@@ -26,29 +22,6 @@ pub(super) async fn append(store: SqliteStore, batch: Batch) -> Result<()> {
         store.append_behind("append", batch.after, &batch.entries, append).await
     });
     task.await.map_err(|e| StoreError::Failed { doing: "append", cause: e.to_string() })?
-}
-
-/// All of it or nothing. IMMEDIATE: the fence is read under the write lock, so nobody can claim between the check and the
-/// commit.
-pub(in super::super) async fn transaction<T, E: From<StoreError>>(
-    writer: &SqlitePool,
-    doing: &'static str,
-    work: impl AsyncFnOnce(&mut Tx) -> std::result::Result<T, E>,
-) -> std::result::Result<T, E> {
-    let broken = |e: sqlx::Error| failed(doing, &e);
-    let mut connection = writer.acquire().await.map_err(broken)?;
-    let whole = async {
-        let mut tx = connection.begin_with("BEGIN IMMEDIATE").await.map_err(broken)?;
-        let value = work(&mut tx).await?;
-        tx.commit().await.map_err(broken)?;
-        Ok(value)
-    };
-    let result = whole.await;
-    if result.is_err() {
-        // SQLite may have rolled back by itself, and sqlx would not know: the next one gets a new connection.
-        drop(connection.detach());
-    }
-    result
 }
 
 /// All that a batch changes, within a transaction.
@@ -70,14 +43,6 @@ pub(in super::super) async fn write_entries(tx: &mut Tx, entries: impl Entries<'
     upsert_heads(tx, entries.clone()).await?;
     settle(tx, entries).await
 }
-
-/// Of one batch or of several.
-pub(in super::super) trait Entries<'a>:
-    IntoIterator<Item = &'a Entry, IntoIter: Send> + Clone + Send
-{
-}
-
-impl<'a, T: IntoIterator<Item = &'a Entry, IntoIter: Send> + Clone + Send> Entries<'a> for T {}
 
 pub(in super::super) async fn check_fence(tx: &mut Tx, batch: &Batch) -> Result<()> {
     let row = sqlx::query("SELECT epoch, sequence FROM mark")
@@ -160,15 +125,15 @@ pub(in super::super) async fn insert_known(tx: &mut Tx, mut known: Vec<KnownId>)
 }
 
 /// Entities and their records.
-pub(in super::super) async fn insert_entities(tx: &mut Tx, entities: &[(String, u64)]) -> Result<()> {
-    let sql = "INSERT OR IGNORE INTO by_entity SELECT value ->> 0, value ->> 1 FROM json_each(?)";
+async fn insert_entities(tx: &mut Tx, entities: &[(String, Vec<u64>)]) -> Result<()> {
+    let sql = "INSERT OR IGNORE INTO by_entity SELECT e.value ->> 0, s.value FROM json_each(?) e, json_each(e.value, '$[1]') s";
     execute(tx, sqlx::query(sql).bind(json(&entities)), "write records of entities").await
 }
 
 /// Records from before those that are there, with their entities at once.
 pub(in super::super) async fn insert_older(tx: &mut Tx, entries: &[Entry]) -> Result<()> {
     journal::insert(tx, entries).await?;
-    let of_entry = |entry: &Entry| Some((entry.decision.as_ref()?.entity.clone(), entry.sequence));
+    let of_entry = |entry: &Entry| Some((entry.decision.as_ref()?.entity.clone(), vec![entry.sequence]));
     let mut entities: Vec<_> = entries.iter().filter_map(of_entry).collect();
     entities.sort_unstable();
     insert_entities(tx, &entities).await
@@ -260,18 +225,4 @@ pub(super) async fn fired(writer: &SqlitePool, epoch: u64, keys: Vec<Hash>) -> R
 
 pub(in super::super) fn drop_deferred(keys: &[Hash]) -> Query {
     with_keys(packed!("DELETE FROM deferred WHERE key IN (SELECT key FROM keys)"), keys)
-}
-
-/// A list as one argument.
-pub(super) fn json(list: &impl Serialize) -> String {
-    serde_json::to_string(list).expect("a list of numbers and text")
-}
-
-pub(super) fn with_keys(sql: &'static str, keys: &[Hash]) -> Query {
-    sqlx::query(sql).bind(pack(keys)).bind(signed(keys.len() as u64))
-}
-
-pub(in super::super) async fn execute(tx: &mut Tx, query: Query, doing: &'static str) -> Result<()> {
-    query.execute(tx).await.map_err(|e| failed(doing, &e))?;
-    Ok(())
 }

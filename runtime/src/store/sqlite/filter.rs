@@ -5,7 +5,7 @@ use rhizon_kernel::chain::Hash;
 /// Bits per key: about one new event in a hundred is looked up for nothing.
 const BITS_PER_KEY: u64 = 10;
 /// With more keys than this has room for, more are looked up.
-const MAX_BITS: u64 = 1 << 26;
+const MAX_BITS: u64 = 1 << 25;
 const MIN_BITS: u64 = 1 << 18;
 
 #[derive(Debug)]

@@ -15,13 +15,14 @@ use tokio::task::JoinSet;
 
 use super::super::rows::{failed, hash, number, signed};
 use super::super::{Result, StoreError};
-use super::append::{self, Entries, Tx};
+use super::append;
 use super::filter::Filter;
 use super::sweep::{Identity, KnownId, Stretch, Sweep};
+use super::transaction::{Entries, Tx, transaction, with_keys};
 use super::{PAGE, SqliteStore, journal, packed};
 
 /// Keys of the index that are read together for the filter.
-const KEYS: usize = 20_000;
+const KEYS: usize = 1_000;
 
 #[derive(Default)]
 pub(super) struct Indexes {
@@ -126,7 +127,7 @@ impl SqliteStore {
             self.follow().await?;
         }
         let stretch = self.indexes.next(entries.clone().into_iter().count());
-        let done = append::transaction(&self.writer, doing, async |tx: &mut Tx| {
+        let done = transaction(&self.writer, doing, async |tx: &mut Tx| {
             work(tx).await?;
             append::move_stretch(tx, &stretch).await
         })
@@ -222,7 +223,7 @@ impl SqliteStore {
         let Found { mut decided, perhaps } = self.indexes.find(keys);
         if !perhaps.is_empty() {
             let sql = packed!("SELECT k.key, k.digest, k.sequence FROM keys CROSS JOIN known k USING (key)");
-            let query = append::with_keys(sql, &perhaps);
+            let query = with_keys(sql, &perhaps);
             for row in query.fetch_all(&self.readers).await.map_err(|e| failed("look for events", &e))? {
                 decided.push((hash(&row, 0)?, hash(&row, 1)?, number(&row, 2)?));
             }
@@ -230,9 +231,14 @@ impl SqliteStore {
         Ok(decided)
     }
 
-    /// Ids and entities of the records behind `after` up to `until`, when they are all in memory.
-    pub(in super::super) fn between(&self, after: u64, until: u64) -> Option<(Vec<KnownId>, Vec<String>)> {
-        self.indexes.state().sweep.as_ref()?.between(after, until)
+    /// Tells ids and entities of the records behind the first up to the second; answers whether all of them are in memory.
+    pub(in super::super) fn between(
+        &self,
+        records: (u64, u64),
+        known_id: impl FnMut(KnownId),
+        entity: impl FnMut(&str),
+    ) -> bool {
+        self.indexes.state().sweep.as_ref().is_some_and(|sweep| sweep.between(records, known_id, entity))
     }
 
     /// Up to where the index has an entity's records, and the next ones behind `after` that it has not.

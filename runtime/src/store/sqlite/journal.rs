@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::super::rows::{bytes, failed, number, signed};
 use super::super::{Entry, Result, Row};
-use super::append::{Entries, Tx, execute, json};
+use super::transaction::{Entries, Tx, execute, json};
 
 /// A line is read with all of its row.
 const ROW_BYTES: usize = 32 << 10;

@@ -6,7 +6,8 @@ use sqlx::sqlite::SqliteRow;
 
 use super::super::rows::{self, failed, hash, number, small};
 use super::super::{Batch, Known, Result, StoreError};
-use super::{SqliteStore, append, packed};
+use super::transaction::with_keys;
+use super::{SqliteStore, packed};
 
 impl SqliteStore {
     pub(super) async fn heads(&self, entities: &[String]) -> Result<Vec<(String, (Option<Head>, u64))>> {
@@ -44,7 +45,7 @@ impl SqliteStore {
              UNION ALL SELECT p.key, NULL, p.digest, p.stream, 1 FROM keys JOIN parked p USING (key) \
              ORDER BY place, stream DESC"
         );
-        let rows = append::with_keys(sql, keys).fetch_all(&self.readers).await.map_err(|e| failed("load", &e))?;
+        let rows = with_keys(sql, keys).fetch_all(&self.readers).await.map_err(|e| failed("load", &e))?;
         let known = |row: &SqliteRow| {
             Ok(match number(row, 4)? {
                 0 => Known::Tried(small(row, 1)?),

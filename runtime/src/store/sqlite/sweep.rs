@@ -57,7 +57,7 @@ struct Sorted {
 #[derive(Debug, Default)]
 pub(in super::super) struct Stretch {
     pub(super) known: Vec<KnownId>,
-    pub(super) entities: Vec<(String, u64)>,
+    pub(super) entities: Vec<(String, Vec<u64>)>,
     /// Up to where all is in the indexes with this, where that is further than before.
     pub(super) swept: Option<u64>,
     moved: usize,
@@ -116,20 +116,27 @@ impl Sweep {
         sorted.chain(self.gathered.known.keys())
     }
 
-    /// What the records behind `after` up to `until` bring, when all of them are here.
-    pub(super) fn between(&self, after: u64, until: u64) -> Option<(Vec<KnownId>, Vec<String>)> {
+    /// Tells what the records behind `after` up to `until` bring, an entity perhaps twice; answers whether all of them
+    /// are here.
+    pub(super) fn between(
+        &self,
+        (after, until): (u64, u64),
+        known_id: impl FnMut(KnownId),
+        entity: impl FnMut(&str),
+    ) -> bool {
         let is_wanted = |sequence: &u64| (after + 1..=until).contains(sequence);
         if self.swept > after || self.end < until {
-            return None;
+            return false;
         }
         let Run { known, entities, .. } = &self.gathered;
         let known = known.iter().map(|(key, (digest, sequence))| (*key, *digest, *sequence));
         let sorted = self.sorted.iter().flat_map(|sorted| sorted.known.iter().copied());
-        let known = sorted.chain(known).filter(|(.., sequence)| is_wanted(sequence)).collect();
+        sorted.chain(known).filter(|(.., sequence)| is_wanted(sequence)).for_each(known_id);
         let sorted =
             self.sorted.iter().flat_map(|sorted| sorted.entities.iter().map(|(name, sequences)| (name, sequences)));
         let entities = sorted.chain(entities).filter(|(_, sequences)| sequences.iter().any(is_wanted));
-        Some((known, entities.map(|(name, _)| name.clone()).collect()))
+        entities.map(|(name, _)| name.as_str()).for_each(entity);
+        true
     }
 
     /// The records of an entity that are here, in order.
@@ -181,8 +188,7 @@ impl Sorted {
     fn stretch(&self, records: usize) -> Stretch {
         let moved = (self.moved + records).min(self.records);
         let part = |len: usize| len * self.moved / self.records..len * moved / self.records;
-        let entities = self.entities[part(self.entities.len())].iter();
-        let entities = entities.flat_map(|(name, sequences)| sequences.iter().map(|n| (name.clone(), *n))).collect();
+        let entities = self.entities[part(self.entities.len())].to_vec();
         let swept = (moved == self.records).then_some(self.end);
         Stretch { known: self.known[part(self.known.len())].to_vec(), entities, swept, moved }
     }
@@ -190,6 +196,8 @@ impl Sorted {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn hash(n: u64) -> Hash {
@@ -213,7 +221,9 @@ mod tests {
             push(&mut sweep, end + 1..=end + 500);
             end += 500;
             known.extend_from_slice(&stretch.known);
-            entities.extend_from_slice(&stretch.entities);
+            entities.extend(
+                stretch.entities.iter().flat_map(|(name, sequences)| sequences.iter().map(move |n| (name.clone(), *n))),
+            );
             sweep.moved(&stretch);
         }
         assert_eq!((sweep.swept(), sweep.end()), (full, end));
@@ -249,14 +259,19 @@ mod tests {
         let stretch = sweep.next(1);
         push(&mut sweep, RUN as u64 + 1..=RUN as u64 + 5);
         sweep.moved(&stretch);
-        let (mut known, mut entities) = sweep.between(RUN as u64 - 2, RUN as u64 + 3).unwrap();
-        known.sort_unstable_by_key(|(.., sequence)| *sequence);
-        entities.sort_unstable();
-        assert_eq!(known.iter().map(|(.., sequence)| sequence + 2 - RUN as u64).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
-        entities.dedup();
-        assert_eq!(entities.len(), 5);
-        assert_eq!(sweep.between(0, RUN as u64 + 6), None, "one is yet to come");
-        assert_eq!(Sweep::behind(7).between(6, 7), None, "one is in the indexes alone");
+        let full = RUN as u64;
+        let between = |after, until| {
+            let (mut known, mut entities) = (BTreeSet::new(), BTreeSet::new());
+            let are_here = sweep.between(
+                (after, until),
+                |(.., sequence)| assert!(known.insert(sequence)),
+                |entity| _ = entities.insert(entity.to_owned()),
+            );
+            are_here.then_some((known, entities.len()))
+        };
+        assert_eq!(between(full - 2, full + 3), Some(((full - 1..=full + 3).collect(), 5)));
+        assert_eq!(between(0, full + 6), None, "one is yet to come");
+        assert!(!Sweep::behind(7).between((6, 7), |_| {}, |_| {}), "one is in the indexes alone");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use rhizon_kernel::record::Tail;
 use sqlx::sqlite::SqliteConnection;
 
 use super::super::super::rows::{failed, signed};
+use super::super::super::sqlite::transaction::{Query, transaction};
 use super::super::super::sqlite::{KnownId, append};
 use super::super::super::{Decision, Entry, Result, StoreError};
 use super::super::gap::Missing;
@@ -85,7 +86,7 @@ impl JetStreamStore {
         let Some(found) = self.0.snapshots.shelf.get("index").await? else { return Ok(None) };
         let index: Index = serde_json::from_slice(&found.payload)?;
         let missing = (index.lines.after > 0).then(|| Missing::all(index.lines.after));
-        append::transaction(&self.0.cache.writer, "write the cache", async |tx: &mut SqliteConnection| {
+        transaction(&self.0.cache.writer, "write the cache", async |tx: &mut SqliteConnection| {
             self.known(tx, &index.known).await?;
             self.heads(tx, &index.heads).await?;
             self.waits(tx, &index).await?;
@@ -228,7 +229,7 @@ fn entry(entity: HeadLine<'_>) -> Entry {
     Entry { sequence: 0, line: Bytes::new(), decision: Some(decision) }
 }
 
-fn insert(wait: Wait, index: &Index) -> append::Query {
+fn insert(wait: Wait, index: &Index) -> Query {
     match wait {
         Wait::Mark { position, published, config } => {
             let sql = "UPDATE mark SET epoch = ?1, position = ?2, published = ?3, sequence = ?4, swept = ?4, link = ?5, \

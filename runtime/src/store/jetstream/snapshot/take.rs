@@ -137,10 +137,16 @@ impl<'a> Taking<'a> {
             self.read_lines().await?;
             sqlx::query("BEGIN").execute(&mut self.cache).await.map_err(|e| failed(DOING, &e))?;
             let (mark, applied) = self.mark().await?;
-            if let Some((known, entities)) = self.store.0.cache.between(self.until, mark.tail.sequence) {
-                self.entities.extend(entities);
-                for row in known {
-                    self.slots.known(&mut self.known, row).await?;
+            let Self { known, entities, .. } = self;
+            let mut full = Vec::new();
+            let are_here = self.store.0.cache.between(
+                (self.until, mark.tail.sequence),
+                |row| full.extend(known.gathered.known(row)),
+                |entity| _ = entities.insert(entity.to_owned()),
+            );
+            if are_here {
+                for chunk in full {
+                    self.known.put.push(self.slots.put(chunk).await?);
                 }
                 return Ok((mark, applied));
             }
@@ -155,7 +161,7 @@ impl<'a> Taking<'a> {
 
     /// Ids and entities of the records that are not in memory any more.
     async fn read_lines(&mut self) -> Result<()> {
-        while self.store.0.cache.between(self.until, self.until).is_none() {
+        while !self.store.0.cache.between((self.until, self.until), |_| {}, |_| {}) {
             let begun = Instant::now();
             let page = journal::behind(&mut self.cache, self.until, PAGE, usize::MAX).await?;
             if page.first().is_none_or(|row| row.sequence != self.until + 1) {

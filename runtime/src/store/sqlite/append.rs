@@ -1,5 +1,7 @@
 //! The writes: records, heads, ids, what waits, position and fence in one transaction.
 
+use std::sync::LazyLock;
+
 use rhizon_kernel::chain::Hash;
 use sqlx::sqlite::SqlitePool;
 
@@ -114,20 +116,38 @@ pub(super) async fn move_stretch(tx: &mut Tx, stretch: &Stretch) -> Result<()> {
     Ok(())
 }
 
+/// Rows of one statement. It calls no function and ignores what is there, so that it cannot fail half-way and SQLite keeps no
+/// copies of the pages that it changes. Rows that are not bound are NULL, and ignored as well.
+const ROWS: usize = 128;
+static KNOWN: LazyLock<String> = LazyLock::new(|| insert_rows("known", "(?, ?, ?)"));
+static BY_ENTITY: LazyLock<String> = LazyLock::new(|| insert_rows("by_entity", "(?, ?)"));
+
+fn insert_rows(table: &str, row: &str) -> String {
+    format!("INSERT OR IGNORE INTO {table} VALUES {}", vec![row; ROWS].join(", "))
+}
+
 /// In the order of the keys, which is the order of the table. Of one identity the first record counts.
 pub(in super::super) async fn insert_known(tx: &mut Tx, mut known: Vec<KnownId>) -> Result<()> {
     known.sort_unstable_by_key(|(key, _, sequence)| (*key, *sequence));
-    let hashes: Vec<u8> = known.iter().flat_map(|(key, digest, _)| [key.0, digest.0]).flatten().collect();
-    let sequences: Vec<u64> = known.iter().map(|(.., sequence)| *sequence).collect();
-    let sql = "INSERT OR IGNORE INTO known \
-               SELECT substr(?1, key * 64 + 1, 32), substr(?1, key * 64 + 33, 32), value FROM json_each(?2)";
-    execute(tx, sqlx::query(sql).bind(hashes).bind(json(&sequences)), "write known ids").await
+    for rows in known.chunks(ROWS) {
+        let bind = |query: Query, (key, digest, sequence): &KnownId| {
+            query.bind(key.0.as_slice()).bind(digest.0.as_slice()).bind(signed(*sequence))
+        };
+        execute(tx, rows.iter().fold(sqlx::query(KNOWN.as_str()), bind), "write known ids").await?;
+    }
+    Ok(())
 }
 
 /// Entities and their records.
 async fn insert_entities(tx: &mut Tx, entities: &[(String, Vec<u64>)]) -> Result<()> {
-    let sql = "INSERT OR IGNORE INTO by_entity SELECT e.value ->> 0, s.value FROM json_each(?) e, json_each(e.value, '$[1]') s";
-    execute(tx, sqlx::query(sql).bind(json(&entities)), "write records of entities").await
+    let rows = entities.iter().flat_map(|(entity, records)| records.iter().map(move |record| (entity, record)));
+    let rows: Vec<_> = rows.collect();
+    for rows in rows.chunks(ROWS) {
+        let bind =
+            |query: Query, (entity, record): &(&String, &u64)| query.bind(entity.as_str()).bind(signed(**record));
+        execute(tx, rows.iter().fold(sqlx::query(BY_ENTITY.as_str()), bind), "write records of entities").await?;
+    }
+    Ok(())
 }
 
 /// Records from before those that are there, with their entities at once.

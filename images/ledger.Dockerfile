@@ -3,7 +3,7 @@ FROM rust:1.95-bookworm AS build
 WORKDIR /source
 COPY . .
 RUN --mount=type=cache,target=/source/target --mount=type=cache,target=/usr/local/cargo/registry \
-    cargo build --release --locked --package ledger && cp target/release/ledger /ledger
+    cargo build --profile dist --locked --package ledger && cp target/dist/ledger /ledger
 
 FROM debian:bookworm-slim
 COPY --from=build /ledger /usr/local/bin/ledger

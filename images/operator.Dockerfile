@@ -3,7 +3,7 @@ FROM rust:1.95-bookworm AS build
 WORKDIR /source
 COPY . .
 RUN --mount=type=cache,target=/source/target --mount=type=cache,target=/usr/local/cargo/registry \
-    cargo build --release --locked --package rhizon-operator && cp target/release/rhizon-operator /rhizon-operator
+    cargo build --profile dist --locked --package rhizon-operator && cp target/dist/rhizon-operator /rhizon-operator
 
 FROM debian:bookworm-slim
 COPY --from=build /rhizon-operator /usr/local/bin/rhizon-operator

@@ -3,7 +3,7 @@ FROM rust:1.95-bookworm AS build
 WORKDIR /source
 COPY . .
 RUN --mount=type=cache,target=/source/target --mount=type=cache,target=/usr/local/cargo/registry \
-    cargo build --release --locked --package rhizon-runtime && cp target/release/rhizon-runtime /rhizon-runtime
+    cargo build --profile dist --locked --package rhizon-runtime && cp target/dist/rhizon-runtime /rhizon-runtime
 
 FROM debian:bookworm-slim
 COPY --from=build /rhizon-runtime /usr/local/bin/rhizon-runtime

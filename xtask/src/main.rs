@@ -37,7 +37,7 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         expect: Option<PathBuf>,
         /// Where the agents keep their states and journals; fixed once they are there. For Postgres a server comes with it
-        #[arg(long, value_enum, default_value_t)]
+        #[arg(long, value_enum, default_value_t, ignore_case = true)]
         store: demo::Store,
     },
     /// Run all checks and tests

@@ -43,7 +43,7 @@ pub(crate) struct Options {
     #[arg(long)]
     pub runtime: PathBuf,
     /// Stores to measure; all when none is given.
-    #[arg(long = "store", value_enum)]
+    #[arg(long = "store", value_enum, ignore_case = true)]
     pub stores: Vec<Store>,
     /// Cases to measure, by the beginning of their names; all when none is given.
     #[arg(long = "case")]

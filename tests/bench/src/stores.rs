@@ -10,9 +10,12 @@ use rhizon_tests::postgres;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Store {
+    #[value(name = "SQLite")]
     Sqlite,
+    #[value(name = "Postgres")]
     Postgres,
-    Jetstream,
+    #[value(name = "JetStream")]
+    JetStream,
 }
 
 impl Store {
@@ -20,7 +23,7 @@ impl Store {
         match self {
             Self::Sqlite => "SQLite",
             Self::Postgres => "Postgres",
-            Self::Jetstream => "JetStream",
+            Self::JetStream => "JetStream",
         }
     }
 
@@ -28,7 +31,7 @@ impl Store {
         match self {
             Self::Sqlite => StoreKind::SQLite,
             Self::Postgres => StoreKind::Postgres,
-            Self::Jetstream => StoreKind::JetStream,
+            Self::JetStream => StoreKind::JetStream,
         }
     }
 

@@ -21,7 +21,7 @@ pub(crate) async fn create_streams(client: &Connection, store: Store) -> anyhow:
     };
     // A backlog may be as large as the disk allows.
     let mut streams = vec![stream("EVENTS", &["ev.>", "to.>"], -1), stream("DEAD", &["dead.>"], 64 << 20)];
-    if store == Store::Jetstream {
+    if store == Store::JetStream {
         let mut snapshots = stream("SNAPSHOTS", &["sn.>"], 1 << 30);
         snapshots["max_msgs_per_subject"] = json!(1);
         snapshots["allow_direct"] = json!(true);

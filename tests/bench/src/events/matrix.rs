@@ -114,7 +114,7 @@ mod tests {
     #[test]
     fn each_pair_of_values_meets_with_each_store() {
         let ways = Cli::parse_from(["bench"]).ways;
-        for store in [Store::Sqlite, Store::Postgres, Store::Jetstream] {
+        for store in [Store::Sqlite, Store::Postgres, Store::JetStream] {
             let (all, runs) = (ways.combinations(store), ways.runs(&[store]));
             let pairs = |runs: &[Run]| runs.iter().flat_map(Run::pairs).collect::<BTreeSet<_>>();
             assert_eq!(pairs(&runs), pairs(&all), "{store:?}");
@@ -132,7 +132,7 @@ mod tests {
         let ways = Cli::parse_from(chosen.into_iter().chain(["--ordering", "stream"])).ways;
         let shapes = |store| ways.runs(&[store]).iter().map(|run| (run.shards, run.replicas)).collect::<Vec<_>>();
         assert_eq!(shapes(Store::Sqlite), [(1, 1)]);
-        assert_eq!(shapes(Store::Jetstream), [(1, 1), (4, 1), (4, 2)]);
+        assert_eq!(shapes(Store::JetStream), [(1, 1), (4, 1), (4, 2)]);
         assert!(Cli::try_parse_from(["bench", "--ordering", "any"]).is_err());
     }
 }

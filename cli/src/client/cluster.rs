@@ -91,6 +91,7 @@ impl Cluster {
         let selector = format!("{}=gateway,{}={}", labels::COMPONENT, labels::WORKSPACE, self.workspace);
         let wanted = ListParams::default().labels(&selector);
         let end = Instant::now() + GATEWAY_WAIT;
+        let mut has_said = false;
         loop {
             let found = pods
                 .list(&wanted)
@@ -106,6 +107,10 @@ impl Cluster {
                     "workspace '{}' has no gateway that is ready; look at `kubectl get pods -n {namespace}` and `kubectl get rhizonworkspaces`",
                     self.workspace
                 )));
+            }
+            if !has_said {
+                eprintln!("waiting for the gateway of workspace '{}' to be ready", self.workspace);
+                has_said = true;
             }
             tokio::time::sleep(GATEWAY_POLL).await;
         }

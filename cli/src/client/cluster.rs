@@ -1,7 +1,7 @@
 //! The way to a gateway through a kubeconfig. What the caller may do is the API server's decision: it gives the token, and it
 //! forwards the port.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount};
@@ -14,9 +14,6 @@ use crate::args::Target;
 use crate::failure::Failure;
 
 const TOKEN_SECONDS: i64 = 3600;
-
-const GATEWAY_WAIT: Duration = Duration::from_secs(30);
-const GATEWAY_POLL: Duration = Duration::from_millis(500);
 
 /// Subjects of service accounts are `system:serviceaccount:<namespace>:<name>`.
 const ACCOUNT_SUBJECT: &str = "system:serviceaccount:";
@@ -77,43 +74,41 @@ impl Cluster {
 
     /// A stream to a gateway pod, through the API server.
     pub(super) async fn forward(&self) -> Result<impl AsyncRead + AsyncWrite + Unpin + Send + 'static, Failure> {
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), &self.namespace);
-        let name = &self.ready_gateway(&pods).await?;
-        let mut forward = pods
+        let gateways = self.gateways().await?;
+        let pod = gateways.iter().find(|pod| is_ready(pod)).and_then(|pod| pod.metadata.name.as_deref());
+        let name = pod.ok_or_else(|| {
+            let namespace = &self.namespace;
+            Failure::Unreachable(format!(
+                "workspace '{}' has no gateway that is ready; look at `kubectl get pods -n {namespace}` and `kubectl get rhizonworkspaces`",
+                self.workspace
+            ))
+        })?;
+        let mut forward = self
+            .pods()
             .portforward(name, &[GATEWAY_PORT])
             .await
             .map_err(|error| failure(&error, &format!("forward a port of pod {}/{name}", self.namespace)))?;
         forward.take_stream(GATEWAY_PORT).ok_or_else(|| Failure::Unreachable("the port was not forwarded".to_owned()))
     }
 
-    /// The name of a gateway's pod that is ready; one that is there gets some time for it, as after a restart of the broker.
-    async fn ready_gateway(&self, pods: &Api<Pod>) -> Result<String, Failure> {
+    /// There are gateways, and none of them is ready yet.
+    pub(super) async fn is_starting(&self) -> Result<bool, Failure> {
+        let gateways = self.gateways().await?;
+        Ok(!gateways.is_empty() && !gateways.iter().any(is_ready))
+    }
+
+    async fn gateways(&self) -> Result<Vec<Pod>, Failure> {
         let selector = format!("{}=gateway,{}={}", labels::COMPONENT, labels::WORKSPACE, self.workspace);
-        let wanted = ListParams::default().labels(&selector);
-        let end = Instant::now() + GATEWAY_WAIT;
-        let mut has_said = false;
-        loop {
-            let found = pods
-                .list(&wanted)
-                .await
-                .map_err(|error| failure(&error, &format!("list the pods of namespace {}", self.namespace)))?;
-            let name = found.items.iter().find(|pod| is_ready(pod)).and_then(|pod| pod.metadata.name.clone());
-            if let Some(name) = name {
-                return Ok(name);
-            }
-            if found.items.is_empty() || Instant::now() >= end {
-                let namespace = &self.namespace;
-                return Err(Failure::Unreachable(format!(
-                    "workspace '{}' has no gateway that is ready; look at `kubectl get pods -n {namespace}` and `kubectl get rhizonworkspaces`",
-                    self.workspace
-                )));
-            }
-            if !has_said {
-                eprintln!("waiting for the gateway of workspace '{}' to be ready", self.workspace);
-                has_said = true;
-            }
-            tokio::time::sleep(GATEWAY_POLL).await;
-        }
+        let found = self
+            .pods()
+            .list(&ListParams::default().labels(&selector))
+            .await
+            .map_err(|error| failure(&error, &format!("list the pods of namespace {}", self.namespace)))?;
+        Ok(found.items)
+    }
+
+    fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), &self.namespace)
     }
 }
 

@@ -63,9 +63,15 @@ impl Client {
         Ok(Self { way, workspace, token: given, connection: None, driver: JoinSet::new() })
     }
 
-    /// Proves that there is a way to the gateway: what fails here will not get better by waiting.
+    /// Proves that there is a way to the gateway: what fails here will not get better by waiting. A gateway that is not ready
+    /// yet will.
     pub(crate) async fn reach(&mut self) -> Result<(), Failure> {
         self.renew_token().await?;
+        if let Way::Forward(cluster) = &self.way
+            && cluster.is_starting().await?
+        {
+            return Ok(());
+        }
         self.connection = Some(self.connect().await?);
         Ok(())
     }

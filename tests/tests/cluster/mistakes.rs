@@ -13,6 +13,7 @@ use crate::support::cluster::Cluster;
 use crate::support::example;
 use crate::support::installation::{BROKER, NAMESPACE, kubectl};
 use crate::support::log::Log;
+use crate::support::pods::is_ready;
 use crate::support::wait::{holds, until};
 use crate::support::workspace::{Workspace, reason_of};
 
@@ -32,9 +33,8 @@ async fn bad_input_is_explained_and_harms_no_neighbour() {
     agents_that_the_api_server_refuses(&workspace).await;
     a_namespace_that_is_taken(&cluster).await;
     an_agent_without_a_workspace(&cluster).await;
-    a_broker_that_is_away(&workspace).await;
+    a_broker_that_is_away(&workspace, &log).await;
 
-    workspace.rhizon().publish(&log.events).await;
     workspace.result(&log).await;
     assert_eq!(pods_of_the_good(&workspace).await, uids, "the good agents' pods are the same all the time");
     cluster.delete(&cluster.all::<Namespace>(), FOREIGN).await;
@@ -178,7 +178,8 @@ impl Drop for Broker {
     }
 }
 
-async fn a_broker_that_is_away(workspace: &Workspace) {
+/// What is published meanwhile waits, for as long as it is told to.
+async fn a_broker_that_is_away(workspace: &Workspace, log: &Log) {
     let cluster = &workspace.cluster;
     let broker = Broker;
     Broker::scale(cluster, 0).await;
@@ -187,12 +188,23 @@ async fn a_broker_that_is_away(workspace: &Workspace) {
         holds(pods.is_empty(), "its pod is there")
     })
     .await;
+    until("no gateway is ready", Duration::from_mins(1), async || {
+        let gateways = cluster.pods(NAME, "app.kubernetes.io/component=gateway").await;
+        holds(!gateways.is_empty() && !gateways.iter().any(is_ready), "one is")
+    })
+    .await;
+    let file = log.events.to_str().expect("a path in UTF-8");
+    let refused = workspace.rhizon().try_call(&["publish", file, "--patience", "0s"]).await;
+    assert_eq!(refused.code, Some(3), "{}", refused.stderr);
+    assert!(refused.stderr.contains("has no gateway that is ready"), "{}", refused.stderr);
+    let publishing = workspace.rhizon().publishing(&log.events);
     cluster.apply(&agent(NAME, "late", &json!({}))).await;
     workspace.agent_says("late", "MessagingUnavailable").await;
     event(cluster, NAME, "RhizonAgent", "late", "MessagingUnavailable").await;
     drop(broker);
     cluster.wait_for_pods(NAMESPACE, BROKER).await;
     workspace.agent_is_ready("late").await;
+    publishing.done().await;
     cluster.delete(&workspace.agents(), "late").await;
     cluster.gone(&workspace.agents(), "late", Duration::from_mins(1)).await;
 }

@@ -2,7 +2,7 @@
 
 use rhizon_kernel::egress::{self, Commit, Outcome};
 use rhizon_kernel::ingress::{self, Arrival, Decision};
-use rhizon_kernel::record::Observed;
+use rhizon_kernel::record::{NoRecord, Observed};
 use rhizon_kernel::subject::{GATEWAY, Subject};
 use rhizon_kernel::{Config, Envelope, Head};
 use tokio::sync::Mutex;
@@ -11,20 +11,24 @@ use crate::agent::{Agent, Answer, CallError, Item};
 use crate::bus::{BusError, Outgoing, Publisher};
 use crate::clock::Clock;
 use crate::driver::outbox;
-use crate::store::{Batch, Entry, EventStore, Known, Mark, StoreError, Waits};
+use crate::store::{Batch, DUE_BYTES, Entry, EventStore, Known, Mark, StoreError, Waits};
 use crate::telemetry::TraceContext;
 
-/// How many outputs that are due are published at once.
-const DUE_TOGETHER: usize = 500;
+/// How many records or outputs are published at once.
+const TOGETHER: usize = 500;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("the effect is durable, its outputs are not published yet ({0}); the next start publishes them")]
+    #[error(
+        "what was decided is durable, its outputs are not published yet ({0}); the next call or start publishes them"
+    )]
     Outputs(BusError),
     #[error(transparent)]
     Agent(#[from] CallError),
+    #[error(transparent)]
+    Journal(#[from] NoRecord),
     #[error("the agent failed the event: {0}; processing it again is safe")]
     Failed(String),
 }
@@ -54,7 +58,7 @@ pub struct Engine<A, P, S, C> {
 }
 
 impl<A: Agent, P: Publisher, S: EventStore, C: Clock> Engine<A, P, S, C> {
-    /// Takes ownership of the store and journals the config.
+    /// Takes ownership of the store, journals the config, and publishes what a former run decided and did not publish.
     pub async fn start(config: Config, agent: A, publisher: P, store: S, clock: C) -> Result<Self, Error> {
         let mut mark = store.claim().await?;
         if let Some(batch) = mark.config_change(&config, "engine", clock.now()) {
@@ -62,12 +66,32 @@ impl<A: Agent, P: Publisher, S: EventStore, C: Clock> Engine<A, P, S, C> {
             store.append(batch).await?;
             (mark.tail, mark.config) = (tail, hash);
         }
-        Ok(Self { config, agent, publisher, store, clock, mark: Mutex::new(mark) })
+        let engine = Self { config, agent, publisher, store, clock, mark: Mutex::default() };
+        engine.publish_rest(&mut mark).await?;
+        *engine.mark.lock().await = mark;
+        Ok(engine)
+    }
+
+    /// Publishes what is durable and perhaps not published.
+    async fn publish_rest(&self, mark: &mut Mark) -> Result<(), Error> {
+        while mark.published < mark.tail.sequence {
+            let rows = self.store.outbox(mark.published, TOGETHER).await?;
+            let mut messages = Vec::new();
+            for row in &rows {
+                messages.extend(outbox::of_line(&self.config, &row.line)?);
+            }
+            if !messages.is_empty() {
+                self.publisher.publish(messages).await.map_err(Error::Outputs)?;
+            }
+            mark.published = rows.last().map_or(mark.tail.sequence, |row| row.sequence);
+        }
+        Ok(())
     }
 
     /// Decides, asks the agent, makes the effect durable, and only then publishes its outputs.
     pub async fn process_event(&self, envelope: &Envelope) -> Result<Effect, Error> {
         let mut mark = self.mark.lock().await;
+        self.publish_rest(&mut mark).await?;
         let subject = Subject::new(GATEWAY, &envelope.event_type, &envelope.subject, envelope.target.as_deref());
         let arrival = ingress::decode(&self.config, &subject.to_string(), &envelope.to_json());
         let loaded = self.store.load(vec![arrival.entity.clone()], vec![arrival.key]).await?;
@@ -109,7 +133,7 @@ impl<A: Agent, P: Publisher, S: EventStore, C: Clock> Engine<A, P, S, C> {
         let mark = self.mark.lock().await;
         let now_ms = self.clock.now().as_millisecond();
         loop {
-            let due = self.store.due(now_ms, DUE_TOGETHER).await?.deferred;
+            let due = self.store.due(now_ms, TOGETHER, DUE_BYTES).await?.deferred;
             if due.is_empty() {
                 return Ok(self.store.next_due(now_ms).await?);
             }

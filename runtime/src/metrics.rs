@@ -148,6 +148,7 @@ fn bus_category(error: &BusError) -> &'static str {
     match error {
         BusError::Unreachable { .. } => "unreachable",
         BusError::Gap(_) => "gap",
+        BusError::Dropped(_) => "dropped",
         BusError::Refused { .. } => "refused",
         BusError::Full(_) => "full",
     }

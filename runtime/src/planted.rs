@@ -53,6 +53,8 @@ pub enum Fault {
     FenceNotChecked,
     /// A head that the store does not know yet may leave memory.
     HeadEvictedUnsaved,
+    /// Heads may leave memory while others are loaded, also those that are not since they were there.
+    HeadEvictedWhileLoading,
     /// An entity's events do not wait for each other.
     LineJumped,
     /// A timer is set for what is due already and can't be done yet.
@@ -81,7 +83,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 37] = [
+    pub const ALL: [Fault; 38] = [
         Self::PositionOfParked,
         Self::ReleasedOvertakes,
         Self::TimerEarly,
@@ -107,6 +109,7 @@ impl Fault {
         Self::TombstoneForgotten,
         Self::FenceNotChecked,
         Self::HeadEvictedUnsaved,
+        Self::HeadEvictedWhileLoading,
         Self::LineJumped,
         Self::TimerSpins,
         Self::OvertakenCalledLost,

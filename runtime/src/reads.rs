@@ -17,6 +17,8 @@ use crate::store::{EventStore, Row, StoreError};
 /// A reply stays well below the broker's largest payload.
 const REPLY_BYTES: usize = 512 << 10;
 const PAGE_ENTITIES: usize = 1_000;
+/// Of states, where only what is known of them counts.
+const PAGE_BYTES: usize = 4 << 20;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -32,6 +34,7 @@ struct Status {
     records: u64,
     entities: u64,
     parked: u64,
+    held: u64,
     deferred: u64,
     dead: u64,
     /// Of the last record.
@@ -119,6 +122,7 @@ async fn status(store: &impl EventStore, circumstances: Circumstances, with_root
         records: mark.tail.sequence,
         entities: counts.entities,
         parked: counts.parked,
+        held: counts.held,
         deferred: counts.deferred,
         dead: counts.dead,
         link: mark.tail.link,
@@ -133,7 +137,7 @@ pub async fn root(store: &impl EventStore) -> Result<Hash, StoreError> {
     let mut leaves = Vec::new();
     let mut after = String::new();
     loop {
-        let page = store.entities(after, PAGE_ENTITIES).await?;
+        let page = store.entities(after, PAGE_ENTITIES, PAGE_BYTES).await?;
         leaves.extend(page.iter().map(|(entity, head)| chain::leaf(entity, head.version, &head.hash)));
         match page.into_iter().last() {
             Some((last, _)) => after = last,
@@ -149,7 +153,7 @@ async fn entities(store: &impl EventStore, question: Question) -> Result<Reply, 
         Some(After::Sequence(_)) => return Err(Refusal::BadQuestion("'after' is a key here")),
     };
     let limit = question.limit.map_or(PAGE_ENTITIES, |limit| limit as usize).clamp(1, PAGE_ENTITIES);
-    let page = store.entities(after, limit).await?;
+    let page = store.entities(after, limit, REPLY_BYTES).await?;
     let mut size = 0;
     let fits = page.iter().take_while(|(_, head)| {
         let before = size;
@@ -157,7 +161,7 @@ async fn entities(store: &impl EventStore, question: Question) -> Result<Reply, 
         before == 0 || size < REPLY_BYTES
     });
     let items: Vec<View<'_>> = fits.map(|(entity, head)| view(entity, head)).collect();
-    let is_last = items.len() == page.len() && page.len() < limit;
+    let is_last = items.len() == page.len() && page.len() < limit && size < REPLY_BYTES;
     let next = if is_last { None } else { items.last().map(|item| item.entity) };
     Ok(ok(&serde_json::json!({"items": items, "next": next})))
 }

@@ -142,6 +142,15 @@ impl World {
         }
     }
 
+    /// One that remembers nothing of what it was sent.
+    async fn restart(&mut self) {
+        self.stop.send_replace(true);
+        (&mut self.running).await.unwrap().unwrap();
+        let (stop, stopped) = watch::channel(false);
+        (self.stop, self.running) = (stop, tokio::spawn(gateway::cluster::run(self.path.clone(), stopped)));
+        self.until("ready", async || self.health("/readyz").await == 200).await;
+    }
+
     async fn end(self) {
         self.stop.send_replace(true);
         self.running.await.unwrap().unwrap();
@@ -206,7 +215,9 @@ async fn a_broker_that_is_away_is_503_until_it_is_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_nearly_full_stream_keeps_its_rest_for_agents() {
-    let world = World::start(100_000).await;
+    let mut world = World::start(200_000).await;
+    // It looks at the stream as soon as it can, and this one finds it.
+    world.restart().await;
     let token = world.issuer.token(CLERK, "rhizon/permits");
     let mut sent = 0;
     let mut problem = Value::Null;
@@ -219,6 +230,29 @@ async fn a_nearly_full_stream_keeps_its_rest_for_agents() {
         })
         .await;
     assert_eq!(problem["code"], "workspace_full");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.starts_with("its stream is ") && detail.contains(" % full"), "{detail}");
+    let before = world.stored().await;
+    // What an agent sends is taken.
+    let output = json!({"specversion": "1.0", "data": "x".repeat(1_000)});
+    let ack = world.ask("ev.evt.permit.recorded.0.permits", &output).await;
+    assert_eq!((&ack["stream"], &ack["error"]), (&json!("EVENTS"), &Value::Null));
+    assert_eq!(world.stored().await, before + 1);
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_content_under_an_id_is_never_lost_to_the_brokers_dedup() {
+    let mut world = World::start(1 << 30).await;
+    let token = world.issuer.token(CLERK, "rhizon/permits");
+    assert_eq!(world.post(&token, events(0..1)).await.0, 202);
+    world.restart().await;
+    assert_eq!(world.post(&token, events(0..1)).await.0, 202);
+    assert_eq!(world.stored().await, 1, "the same is the same");
+    world.restart().await;
+    let other = events(0..1).replace("case-1", "case-2");
+    assert_eq!(world.post(&token, other).await.0, 202);
+    assert_eq!(world.stored().await, 2, "agents are to refuse it, and they can");
     world.end().await;
 }
 

@@ -5,6 +5,8 @@
 mod common;
 mod inprocess;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use common::events::admitted;
@@ -14,10 +16,10 @@ use rhizon_kernel::Envelope;
 use rhizon_kernel::replay::Replay;
 use rhizon_runtime::agent::{Answer, InProcess, Item};
 use rhizon_runtime::bus::local::LocalStream;
-use rhizon_runtime::bus::{Outgoing, Publisher as _};
+use rhizon_runtime::bus::{Ack, BusError, Outgoing, Publisher};
 use rhizon_runtime::clock::SystemClock;
-use rhizon_runtime::driver::Stopped;
-use rhizon_runtime::engine::{Effect, Engine};
+use rhizon_runtime::driver::{Settings, Stopped};
+use rhizon_runtime::engine::{Effect, Engine, Error};
 use rhizon_runtime::reads::root;
 use rhizon_runtime::store::EventStore;
 use rhizon_runtime::store::memory::MemoryStore;
@@ -111,6 +113,29 @@ async fn a_restart_goes_on_where_the_store_stands() {
     assert_eq!(stream.last_sequence(), 2 * events.len() as u64, "each output is published once");
     last.stop().await;
     verify(&store).await;
+}
+
+#[tokio::test]
+async fn a_store_that_was_kept_goes_on_where_it_stands_and_a_new_one_begins_where_it_is_told() {
+    let (stream, kept) = (LocalStream::in_memory(), MemoryStore::default());
+    let settings = settings(config("permits", "cmd.permit.record", &["evt.permit.recorded"]));
+    let bus = || stream.consumer("permits", &settings.config.subscribes);
+    let events: Vec<Outgoing> = (0..9).map(|n| event(&n.to_string(), "a", "ok")).collect();
+    stream.publish(events[..3].to_vec()).await.unwrap();
+    let mut first = start(&settings, bus(), kept.clone(), InProcess(permits));
+    first.reaches(3).await;
+    first.stop().await;
+    let rest = stream.publish(events[3..].to_vec()).await.unwrap();
+    let last = rest.last().unwrap().stream;
+    // The agent was deleted and made anew, which says to begin at what comes from now on.
+    let again = Settings { first_position: last - 3, ..settings.clone() };
+    let new = MemoryStore::default();
+    for (store, steps) in [(kept, 9), (new, 3)] {
+        let mut running = start(&again, bus(), store.clone(), InProcess(permits));
+        running.reaches(last).await;
+        assert_eq!(states(&store).await["a"]["steps"], steps);
+        running.stop().await;
+    }
 }
 
 #[tokio::test]
@@ -230,4 +255,49 @@ async fn the_embedded_engine_decides_the_same_as_the_driver() {
     running.reaches(events.len() as u64).await;
     running.stop().await;
     assert_eq!(verify(&store).await, verify(&driven).await);
+}
+
+/// Loses its broker at every second call: before the message is there, or with only the ack lost.
+#[derive(Clone)]
+struct Shaky {
+    stream: LocalStream,
+    calls: Arc<AtomicUsize>,
+}
+
+impl Publisher for Shaky {
+    async fn publish(&self, messages: Vec<Outgoing>) -> Result<Vec<Ack>, BusError> {
+        let call = self.calls.fetch_add(1, SeqCst);
+        if call % 2 == 1 {
+            return self.stream.publish(messages).await;
+        }
+        if call % 4 == 2 {
+            self.stream.publish(messages).await?;
+        }
+        Err(BusError::Gap("planned".into()))
+    }
+}
+
+#[tokio::test]
+async fn outputs_of_the_embedded_engine_wait_for_the_next_event_or_start() {
+    let stream = LocalStream::in_memory();
+    let (shaky, store) = (Shaky { stream: stream.clone(), calls: Arc::default() }, MemoryStore::default());
+    let config = config("permits", "cmd.permit.record", &["evt.permit.recorded"]);
+    let start = || Engine::start(config.clone(), InProcess(permits), shaky.clone(), store.clone(), SystemClock);
+    let engine = start().await.unwrap();
+    let events = log(&Log::sample().events);
+    let total = events.len();
+    for event in &events {
+        let envelope = Envelope::parse(&event.payload, &config.limits).unwrap();
+        let decided = engine.process_event(&envelope).await;
+        assert!(matches!(decided, Err(Error::Outputs(_))), "{decided:?}");
+        assert_eq!(engine.process_event(&envelope).await.unwrap(), Effect::Duplicate);
+    }
+    assert_eq!(stream.last_sequence(), total as u64, "each output is published once");
+    assert_eq!(shaky.calls.load(SeqCst), 2 * total);
+    // And when there is no next event: the start publishes, or says that it could not.
+    let last = Envelope { id: "last".into(), ..Envelope::parse(&events[0].payload, &config.limits).unwrap() };
+    assert!(engine.process_event(&last).await.is_err());
+    drop(engine);
+    start().await.unwrap();
+    assert_eq!(stream.last_sequence(), total as u64 + 1);
 }

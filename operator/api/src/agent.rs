@@ -183,7 +183,8 @@ impl Default for Retry {
 pub struct Store {
     #[schemars(extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "spec.store.kind cannot be changed"}]))]
     pub kind: StoreKind,
-    /// Size of the volume (SQLite), or most that the cache may take of the node's disk (JetStream).
+    /// Size of the volume (SQLite), or how much of the node's disk the cache may take (JetStream), which may always be twice as much
+    /// as the workspace's `messaging.journalMaxBytes`.
     #[schemars(extend("x-kubernetes-validations" = [{"rule": "self == oldSelf", "message": "spec.store.size cannot be changed"}]))]
     pub size: Size,
     /// Secret of the agent's namespace, labelled `rhizon.dev/store-secret=true`, with the connection string under the key

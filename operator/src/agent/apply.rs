@@ -72,6 +72,7 @@ pub async fn apply(
         namespace: agent.metadata.namespace.as_deref().unwrap_or_default(),
         name,
         object: &object_name(name),
+        journals: &workspace.spec.messaging.journal_max_bytes,
     };
     ensure_credentials(&frame, inputs, keys, &settings, context).await?;
     let settings_json = build::settings_json(&settings);

@@ -23,6 +23,8 @@ pub struct Report {
     /// Takes nothing and has nothing in hand.
     pub idle: bool,
     pub in_flight: u64,
+    /// Events that wait in the store for a retry, or behind one that does.
+    pub held: u64,
     /// Records in the journal.
     pub records: u64,
     /// Hash that the last record ends the audit chain with.
@@ -64,8 +66,8 @@ pub fn acknowledges(mode: OperatingMode, reports: &[Option<Report>]) -> bool {
             report.as_ref().is_some_and(|report| {
                 let is_done = match mode {
                     OperatingMode::Running | OperatingMode::Suspended => true,
-                    OperatingMode::Paused => report.in_flight == 0,
-                    OperatingMode::Draining => report.idle,
+                    OperatingMode::Paused => report.ready && report.in_flight == 0,
+                    OperatingMode::Draining => report.ready && report.idle && report.held == 0,
                 };
                 report.mode == format!("{mode:?}") && is_done
             })
@@ -90,15 +92,21 @@ mod tests {
 
     #[test]
     fn a_mode_is_acknowledged_by_all_shards_or_not_at_all() {
-        let paused = |in_flight| report(&json!({"mode": "Paused", "inFlight": in_flight}));
+        let paused = |in_flight| report(&json!({"ready": true, "mode": "Paused", "inFlight": in_flight}));
         let is_paused = |reports: &[_]| acknowledges(OperatingMode::Paused, reports);
         assert!(is_paused(&[paused(0), paused(0)]));
         assert!(!is_paused(&[paused(0), paused(1)]));
         assert!(!is_paused(&[paused(0), None]));
-        assert!(!is_paused(&[report(&json!({"mode": "Running"}))]));
+        assert!(!is_paused(&[report(&json!({"ready": true, "mode": "Running"}))]));
+        assert!(
+            !is_paused(&[report(&json!({"mode": "Paused", "inFlight": 0}))]),
+            "it has not begun, and may publish yet"
+        );
         assert!(!is_paused(&[]));
-        let draining = |idle: bool| report(&json!({"mode": "Draining", "idle": idle}));
-        assert!(acknowledges(OperatingMode::Draining, &[draining(true)]));
-        assert!(!acknowledges(OperatingMode::Draining, &[draining(false)]));
+        let draining =
+            |idle: bool, held: u64| report(&json!({"ready": true, "mode": "Draining", "idle": idle, "held": held}));
+        assert!(acknowledges(OperatingMode::Draining, &[draining(true, 0)]));
+        assert!(!acknowledges(OperatingMode::Draining, &[draining(false, 0)]));
+        assert!(!acknowledges(OperatingMode::Draining, &[draining(true, 1)]), "a retry is to come");
     }
 }

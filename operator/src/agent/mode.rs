@@ -42,10 +42,14 @@ pub fn finding(applied: &Applied) -> Option<Finding> {
     }
 }
 
-/// The StatefulSet's own count is looked at too: it could be about to make one.
+/// The StatefulSet's own count is looked at too, once its controller has seen what is asked for: it could be about to make one.
 fn has_no_pod(applied: &Applied) -> bool {
-    let count = |set: &kube::api::DynamicObject| set.data["status"]["replicas"].as_u64().unwrap_or(0);
-    applied.pods.is_empty() && applied.stateful_set.as_ref().is_some_and(|set| count(set) == 0)
+    applied.pods.is_empty()
+        && applied.stateful_set.as_ref().is_some_and(|set| {
+            let status = &set.data["status"];
+            let has_seen = status["observedGeneration"].as_i64() == set.metadata.generation;
+            has_seen && status["replicas"].as_u64().unwrap_or(0) == 0
+        })
 }
 
 #[cfg(test)]
@@ -56,7 +60,8 @@ mod tests {
 
     fn applied(mode: OperatingMode, report: Option<Report>, replicas: u64) -> Applied {
         let set = json!({
-            "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {}, "status": {"replicas": replicas},
+            "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"generation": 2},
+            "status": {"replicas": replicas, "observedGeneration": 2},
         });
         Applied {
             mode,
@@ -77,7 +82,7 @@ mod tests {
 
     #[test]
     fn each_mode_is_said_when_it_is_reached() {
-        let report = |mode: &str| Some(Report { mode: mode.to_owned(), idle: true, ..Report::default() });
+        let report = |mode: &str| Some(Report { ready: true, mode: mode.to_owned(), idle: true, ..Report::default() });
         assert_eq!(finding(&applied(OperatingMode::Running, report("Running"), 1)), None);
         for (mode, old, condition, on_its_way, done) in [
             (OperatingMode::Paused, "Running", "Paused", "Pausing", "Paused"),
@@ -90,5 +95,8 @@ mod tests {
         }
         assert_eq!(said(&applied(OperatingMode::Suspended, None, 1)).2, "Suspending");
         assert_eq!(said(&applied(OperatingMode::Suspended, None, 0)).2, "Suspended");
+        let mut unseen = applied(OperatingMode::Suspended, None, 0);
+        unseen.stateful_set.as_mut().unwrap().metadata.generation = Some(3);
+        assert_eq!(said(&unseen).2, "Suspending", "its controller may act on what was asked for before");
     }
 }

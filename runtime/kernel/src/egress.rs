@@ -97,6 +97,22 @@ pub struct Commit {
     pub outputs: Vec<Output>,
 }
 
+impl Commit {
+    /// What a store must take for it in one step. An output that has a time may wait there, in base64 beside the decision.
+    pub fn bytes(&self) -> usize {
+        let timed = self.outputs.iter().filter(|output| output.deliverat.is_some());
+        self.decided.len() + timed.map(|output| waiting_bytes(output.json.bytes.len())).sum::<usize>()
+    }
+}
+
+/// What a message takes in a store's line while it waits.
+pub const fn waiting_bytes(payload: usize) -> usize {
+    payload / 3 * 4 + WAITING_FRAME
+}
+
+/// The fields beside its payload, and a trace.
+const WAITING_FRAME: usize = 2 << 10;
+
 /// An event to publish once its commit is durable.
 #[derive(Debug, Clone)]
 pub struct Output {
@@ -133,7 +149,7 @@ pub fn react(config: &Config, head: &Head, arrival: &Arrival, reaction: Reaction
         .collect::<Result<Vec<_>, _>>()?;
     let state = check_state(config, state)?;
     let commit = commit(head, arrival, Outcome::Processed, None, outputs, state);
-    let (size, limit) = (commit.decided.len(), config.limits.decision_bytes);
+    let (size, limit) = (commit.bytes(), config.limits.decision_bytes);
     if size > limit {
         let why =
             format!("make a decision of {size} bytes with the event and the state, and at most {limit} are allowed");

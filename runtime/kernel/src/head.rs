@@ -17,3 +17,10 @@ pub struct Head {
     /// Absent before the first state, and again once the entity was deleted.
     pub state: Option<Box<RawValue>>,
 }
+
+impl Head {
+    /// Of its state.
+    pub fn bytes(&self) -> usize {
+        self.state.as_ref().map_or(0, |state| state.get().len())
+    }
+}

@@ -10,7 +10,8 @@ pub struct Limits {
     pub entity_bytes: usize,
     pub state_bytes: usize,
     pub outputs_per_reaction: usize,
-    /// Of one decision: the event, its outputs and the state together. A store must take it in one step.
+    /// Of one decision: the event, its outputs and the state together, and outputs that have a time once more, in base64. A
+    /// store must take it in one step.
     pub decision_bytes: usize,
     /// How many causes an event may have behind it: what stops two agents from answering each other for ever.
     pub depth: u32,

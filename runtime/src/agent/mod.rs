@@ -5,7 +5,7 @@ mod wire;
 
 use std::future::Future;
 
-use rhizon_kernel::egress::{Reaction, logical_time};
+use rhizon_kernel::egress::{Reaction, StateChange, logical_time};
 use rhizon_kernel::identity::seed;
 use rhizon_kernel::ingress::{Arrival, Body, Reason};
 use rhizon_kernel::{Config, Head};
@@ -62,6 +62,15 @@ pub enum Answer {
     Failed(Reason),
     /// Do not try again: the agent says that this event can never be handled.
     Refused(Reason),
+}
+
+impl Answer {
+    /// Of the state and the outputs' data.
+    pub fn bytes(&self) -> usize {
+        let Self::Reaction(Reaction { outputs, state }) = self else { return 0 };
+        let state = if let StateChange::Set(state) = state { state.get().len() } else { 0 };
+        state + outputs.iter().filter_map(|output| output.data.as_ref()).map(|data| data.get().len()).sum::<usize>()
+    }
 }
 
 /// Why there are no answers at all.

@@ -49,6 +49,9 @@ pub enum BusError {
     /// What was pulled is not all that there is, in order: read again from the store's position.
     #[error("the feed has a gap: {0}")]
     Gap(String),
+    /// What was pulled could not be kept.
+    #[error("what was pulled is pulled again: {0}")]
+    Dropped(String),
     #[error("the broker refused ({doing}): {code} {detail}")]
     Refused { doing: &'static str, code: u64, detail: String },
     #[error("the stream is full: {0}; raise spec.messaging.maxBytes of the workspace or let its agents catch up")]

@@ -37,7 +37,7 @@ use crate::clock::Clock;
 use crate::failpoint::{self, Step};
 use crate::metrics::Metrics;
 use crate::planted::{self, Fault};
-use crate::store::{EventStore, Mark, StoreError};
+use crate::store::{EventStore, Mark, Row, StoreError};
 use crate::telemetry::Tracer;
 
 pub use window::{Ordering, Retry};
@@ -64,6 +64,8 @@ pub struct Bounds {
     /// Heads kept beyond those in use, and bytes of their states.
     pub cached_heads: usize,
     pub cached_bytes: usize,
+    /// Bytes of states, those in use too, beyond which no more are loaded.
+    pub states_bytes: usize,
     /// Committed messages, and bytes of them, that may wait for the broker before no more is committed.
     pub outbox_messages: usize,
     pub outbox_bytes: usize,
@@ -77,6 +79,7 @@ impl Default for Bounds {
         Self {
             cached_heads: 20_000,
             cached_bytes: 4 << 20,
+            states_bytes: 16 << 20,
             outbox_messages: 4_000,
             outbox_bytes: 1 << 20,
             publish_messages: 900,
@@ -87,6 +90,8 @@ impl Default for Bounds {
 
 /// How many of the last records a start looks at; `rhizon verify` looks at all.
 const CHECKED_RECORDS: u64 = 100;
+/// And how many bytes of them at a time.
+const CHECKED_BYTES: usize = 1 << 20;
 
 /// What may be asked of a running driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -225,19 +230,17 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Driver<B, S, A, C> {
     /// The last records must be there and linked: a journal that was cut, forked or rolled back is not continued.
     async fn check_end(&self, mark: &Mark) -> Result<(), Stopped> {
         let after = mark.tail.sequence.saturating_sub(CHECKED_RECORDS);
-        let rows = self.patiently(|| self.store.journal(after, usize::MAX)).await?;
         let mut tail = Tail { sequence: after, link: Hash::ZERO };
-        for row in rows.iter().take_while(|row| row.sequence <= mark.tail.sequence) {
-            let broken = |what: String| StoreError::Broken(format!("record {}: {what}", row.sequence));
-            let line = Line::parse(&row.line).map_err(|e| broken(e.to_string()))?;
-            if row.sequence != tail.sequence + 1 {
-                return Err(broken(format!("it follows record {}", tail.sequence)).into());
+        while tail.sequence < mark.tail.sequence {
+            let from = tail.sequence;
+            let rows = self.patiently(|| self.store.journal(from, CHECKED_BYTES)).await?;
+            if rows.is_empty() {
+                break;
             }
-            let is_first = row.sequence == after + 1 && after > 0;
-            if !is_first && !line.follows(&tail.link) {
-                return Err(broken("its link does not follow from the record before it".into()).into());
+            for row in rows.iter().take_while(|row| row.sequence <= mark.tail.sequence) {
+                let is_linked = tail.sequence > after || after == 0;
+                tail = follow(&tail, row, is_linked)?;
             }
-            tail = Tail { sequence: row.sequence, link: line.link };
         }
         if tail.sequence == mark.tail.sequence && (tail.link == mark.tail.link || tail.sequence == 0) {
             return Ok(());
@@ -283,4 +286,17 @@ fn backoff(failures: u32) -> Duration {
         0 => Duration::ZERO,
         n => Duration::from_millis(25 << n.min(7)),
     }
+}
+
+/// The journal's end behind one more record.
+fn follow(tail: &Tail, row: &Row, is_linked: bool) -> Result<Tail, StoreError> {
+    let broken = |what: String| StoreError::Broken(format!("record {}: {what}", row.sequence));
+    let line = Line::parse(&row.line).map_err(|e| broken(e.to_string()))?;
+    if row.sequence != tail.sequence + 1 {
+        return Err(broken(format!("it follows record {}", tail.sequence)));
+    }
+    if is_linked && !line.follows(&tail.link) {
+        return Err(broken("its link does not follow from the record before it".into()));
+    }
+    Ok(Tail { sequence: row.sequence, link: line.link })
 }

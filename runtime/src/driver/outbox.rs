@@ -1,7 +1,6 @@
 //! What a commit sends out: its outputs, or its dead letter. The journal is the outbox: after a crash the same messages
 //! are made from its lines.
 
-use bytes::Bytes;
 use jiff::Timestamp;
 use rhizon_kernel::egress::{Commit, Outcome, Output};
 use rhizon_kernel::identity::dedup_key;
@@ -22,7 +21,8 @@ pub(crate) struct Outputs {
 /// Part of the trace that the cause belongs to.
 pub(crate) fn of_commit(config: &Config, commit: Commit, observed: &Observed) -> Outputs {
     let mut outputs = Outputs::default();
-    let dead = (commit.outcome == Outcome::DeadLettered).then(|| dead_letter(config, &commit.entity, &commit.decided));
+    let dead = (commit.outcome == Outcome::DeadLettered)
+        .then(|| dead_letter(config, &commit.entity, &commit.decided, observed.attempts));
     for Output { subject, key, deliverat, json } in commit.outputs {
         let payload = match (&observed.traceparent, &observed.tracestate) {
             (None, None) => json.bytes.into(),
@@ -51,7 +51,7 @@ pub(crate) fn of_deferred(deferred: Deferred) -> Outgoing {
 }
 
 /// The messages of a record that do not wait, from the journal.
-pub(super) fn of_line(config: &Config, line: &[u8]) -> Result<Vec<Outgoing>, NoRecord> {
+pub(crate) fn of_line(config: &Config, line: &[u8]) -> Result<Vec<Outgoing>, NoRecord> {
     let line = Line::parse(line)?;
     let Part::Decided(bytes) = line.part else { return Ok(Vec::new()) };
     let (decided, observed) = (Decided::parse(bytes)?, line.observed()?);
@@ -70,16 +70,18 @@ pub(super) fn of_line(config: &Config, line: &[u8]) -> Result<Vec<Outgoing>, NoR
         messages.push(Outgoing { subject, key, payload });
     }
     if decided.outcome == Outcome::DeadLettered.as_str() {
-        messages.push(dead_letter(config, &decided.entity, bytes));
+        messages.push(dead_letter(config, &decided.entity, bytes, observed.attempts));
     }
     Ok(messages)
 }
 
-/// A dead letter is the decision: the event, why it was given up, and after what answer.
-fn dead_letter(config: &Config, entity: &str, decided: &[u8]) -> Outgoing {
+/// A dead letter is the decision (the event, why it was given up, and after what answer), and how often it was tried.
+fn dead_letter(config: &Config, entity: &str, decided: &[u8], attempts: u32) -> Outgoing {
+    let mut payload = decided.strip_suffix(b"}").unwrap_or(decided).to_vec();
+    payload.extend_from_slice(format!(r#","attempts":{attempts}}}"#).as_bytes());
     Outgoing {
         subject: format!("dead.{}.{}", config.agent, partition(entity)),
         key: rhizon_kernel::chain::prefixed(&[b"dead", config.agent.as_bytes(), decided]),
-        payload: Bytes::copy_from_slice(decided),
+        payload: payload.into(),
     }
 }

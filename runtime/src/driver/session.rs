@@ -5,6 +5,7 @@
 mod append;
 mod begin;
 mod due;
+mod pace;
 mod publish;
 mod start;
 
@@ -22,6 +23,7 @@ use crate::bus::{self, Ack, BusError, EventBus, Message, Outgoing};
 use crate::clock::Clock;
 use crate::store::{self, Batch, Due, EventStore, Loaded, Mark};
 use crate::telemetry::Span;
+use pace::Pace;
 
 pub(super) enum Ended {
     Asked,
@@ -93,6 +95,9 @@ struct Session<'a, B, S, A, C> {
     built: Tail,
     /// Pulled, while heads were being loaded for others.
     pulled: Vec<Message>,
+    /// Of loading states, and of asking for them.
+    loads: Pace,
+    answers: Pace,
     outbox: VecDeque<Pending>,
     /// When something that waits in the store is due next.
     next_due_ms: Option<i64>,
@@ -135,6 +140,8 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
             next: None,
             built: mark.tail,
             pulled: Vec::new(),
+            loads: Pace::start(),
+            answers: Pace::start(),
             outbox: VecDeque::new(),
             next_due_ms,
             published,
@@ -184,8 +191,9 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
             Done::Due(found) => self.due(found)?,
             Done::Loaded { arrived, entities, loaded } => {
                 self.busy.loading = false;
-                let now_ms = self.now_ms();
-                self.window.admit(arrived, entities, loaded?, now_ms);
+                let (now_ms, loaded) = (self.now_ms(), loaded?);
+                self.fit_loads(arrived.len(), &loaded);
+                self.window.admit(arrived, entities, loaded, now_ms);
             }
             Done::Counted { id, result } => {
                 result?;
@@ -224,6 +232,7 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
         match answers {
             Ok(answers) => {
                 self.agent_failures = 0;
+                self.fit_answers(&answers);
                 for (id, answer) in ids.iter().zip(answers) {
                     if let Some(reason) = self.window.answered(*id, answer, now_ms) {
                         self.driver.metrics.try_failed(&reason);
@@ -244,6 +253,7 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
                         self.agent_rests_until_ms = now_ms + rest_ms(self.agent_failures);
                     }
                     CallError::Lost(_) => {
+                        self.answers = Pace::start();
                         self.window.lost(ids, now_ms);
                     }
                 }

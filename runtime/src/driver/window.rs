@@ -2,14 +2,16 @@
 //!
 //! An entity's events wait in line behind each other; the heads of all lines may be with the agent side by side.
 
+mod bounds;
 mod calls;
 mod harvest;
 mod line;
 mod park;
+mod retry;
 mod slot;
 mod tries;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use rhizon_kernel::chain::Hash;
@@ -17,16 +19,14 @@ use rhizon_kernel::egress::{self, Commit, Outcome};
 use rhizon_kernel::head::Head;
 use rhizon_kernel::ingress::{self, Arrival, Decision, Reason};
 
-use super::{Bounds, Settings};
+use super::Settings;
 use crate::planted::{self, Fault};
 use crate::store::{Known, Loaded};
 use line::Line;
+pub use retry::Retry;
 pub(super) use slot::{Arrived, Harvest, Origin, Saved, SlotId, Taken};
 use slot::{Slot, State, context_of};
 pub(super) use tries::Tries;
-
-/// Nothing is taken in when the window holds as many bytes of events: each is there in several forms on its way.
-const ROOM_BYTES: usize = 1 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ordering {
@@ -34,22 +34,6 @@ pub enum Ordering {
     Stream,
     /// Commits keep the order within each entity.
     Entity,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Retry {
-    pub attempts: u32,
-    pub initial_ms: u64,
-    pub max_ms: u64,
-}
-
-impl Retry {
-    /// Exponential, with a jitter that derives from the event.
-    fn delay_ms(self, attempt: u32, key: &Hash) -> u64 {
-        let full = self.initial_ms.saturating_mul(1 << attempt.saturating_sub(1).min(20)).min(self.max_ms);
-        let jitter = full / 4 * u64::from(key.0[31]) / 255;
-        full - jitter
-    }
 }
 
 #[derive(Debug)]
@@ -60,6 +44,8 @@ pub(super) struct Window<'a> {
     bytes: usize,
     first: SlotId,
     lines: HashMap<String, Line>,
+    /// Of states in use and decisions, at most: it is counted anew when they seem to be too many.
+    states_bytes: usize,
     /// Slots at the head of their line that wait for the agent, in stream order.
     ready: BTreeSet<SlotId>,
     sleeping: BTreeSet<(i64, SlotId)>,
@@ -69,8 +55,8 @@ pub(super) struct Window<'a> {
     /// Identities admitted and not yet durable, and those made durable since the last load began.
     pending: HashMap<Hash, Hash>,
     recent: HashMap<Hash, Hash>,
-    /// Stream sequences of events that are here and in the store.
-    in_hand: BTreeSet<u64>,
+    /// Stream sequences of events that are here and in the store, and their bytes.
+    in_hand: BTreeMap<u64, usize>,
     /// Those of them that must wait there again, which the store does not know yet.
     parked_again: BTreeSet<u64>,
     tries: &'a mut Tries,
@@ -85,25 +71,26 @@ impl<'a> Window<'a> {
             bytes: 0,
             first: 0,
             lines: HashMap::new(),
+            states_bytes: 0,
             ready: BTreeSet::new(),
             sleeping: BTreeSet::new(),
             calling: 0,
             alone: None,
             pending: HashMap::new(),
             recent: HashMap::new(),
-            in_hand: BTreeSet::new(),
+            in_hand: BTreeMap::new(),
             parked_again: BTreeSet::new(),
             tries,
             position,
         }
     }
 
-    pub(super) fn has_room(&self) -> bool {
-        self.slots.len() < 2 * self.settings.batch_events && self.bytes < ROOM_BYTES
-    }
-
     pub(super) fn calling(&self) -> usize {
         self.calling
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -129,17 +116,10 @@ impl<'a> Window<'a> {
         (arrived, entities, keys)
     }
 
-    /// Those that nobody waits for can be loaded again.
-    fn forget_heads(&mut self) {
-        let Bounds { cached_heads, cached_bytes, .. } = self.settings.bounds;
-        if self.lines.len() > cached_heads || self.lines.values().map(Line::bytes).sum::<usize>() > cached_bytes {
-            self.lines.retain(|_, line| line.is_in_use());
-        }
-    }
-
     /// Puts the arrived in line, in stream order, or among those that wait in the store.
     pub(super) fn admit(&mut self, arrived: Vec<Arrived>, entities: Vec<String>, loaded: Loaded, now_ms: i64) {
         for ((entity, head), held) in entities.into_iter().zip(loaded.heads).zip(loaded.held) {
+            self.states_bytes += head.as_ref().map_or(0, Head::bytes);
             self.lines.entry(entity).or_insert_with(|| Line::new(head.unwrap_or_default(), held));
         }
         let last = arrived.last().map(|arrived| arrived.stream).filter(|_| planted::is(Fault::DedupOffByOne));
@@ -253,6 +233,7 @@ impl<'a> Window<'a> {
     }
 
     fn decided(&mut self, index: usize, commit: Commit) {
+        self.states_bytes += commit.bytes() + commit.head.bytes();
         let slot = &mut self.slots[index];
         let Some(line) = self.lines.get_mut(&slot.arrival.entity) else { return };
         if let Some(next) = slot.decide(line, commit) {

@@ -51,15 +51,16 @@ pub(super) async fn post(
     };
     let (mut messages, mut identities) = (Vec::new(), Vec::new());
     for (index, event) in request.events.into_iter().enumerate() {
-        let Admitted { message, digest } = admit(event, &caller.identity, &rights, &rules, span.context(), now)
+        let Admitted { message, key, digest } = admit(event, &caller.identity, &rights, &rules, span.context(), now)
             .map_err(|problem| place(index, problem))?;
-        identities.push((message.key, digest));
+        identities.push((key, digest));
         messages.push(message);
     }
 
     let accepted = messages.len();
     let new = app.recent.claim(&identities).map_err(|Reused { index }| place(index, Problem::id_reused()))?;
     if accepted > 0 {
+        app.capacity.send(&messages);
         app.queue.publish(messages).await.map_err(|error| {
             app.recent.release(&new);
             refusal(&error)

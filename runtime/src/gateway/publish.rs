@@ -58,7 +58,7 @@ pub trait Publisher: Send + Sync + 'static {
 }
 
 /// Size of the stream, and how large it may become; a limit of 0 is none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     pub bytes: u64,
     pub limit_bytes: u64,

@@ -34,7 +34,8 @@ fn key_of(id: &str) -> rhizon_kernel::chain::Hash {
 struct Stream {
     stored: Mutex<Vec<Outgoing>>,
     error: Mutex<Option<PublishError>>,
-    bytes: u64,
+    /// Of a thousand kilobytes.
+    kilobytes: u64,
 }
 
 impl Publisher for Stream {
@@ -48,8 +49,8 @@ impl Publisher for Stream {
     }
 
     fn usage(&self) -> BoxFuture<'_, Result<Usage, PublishError>> {
-        let bytes = self.bytes;
-        Box::pin(async move { Ok(Usage { bytes, limit_bytes: 100 }) })
+        let bytes = self.kilobytes * 1_000;
+        Box::pin(async move { Ok(Usage { bytes, limit_bytes: 1_000_000 }) })
     }
 }
 
@@ -226,7 +227,7 @@ async fn errors_have_the_status_that_says_what_to_do() {
 
 #[tokio::test]
 async fn a_stream_that_is_nearly_full_takes_no_events_of_clients() {
-    let api = Api::start(Stream { bytes: 80, ..Stream::default() }, false).await;
+    let api = Api::start(Stream { kilobytes: 800, ..Stream::default() }, false).await;
     // The first look at the stream happens while the first requests are answered.
     while api.post(EVENT).await.0 == 202 {}
     let (status, body) = api.post(EVENT).await;

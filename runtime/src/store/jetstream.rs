@@ -246,8 +246,8 @@ impl EventStore for JetStreamStore {
         self.settled().await?.history(entity, after, limit_bytes).await
     }
 
-    async fn entities(&self, after: String, limit: usize) -> Result<Vec<(String, Head)>> {
-        self.settled().await?.entities(after, limit).await
+    async fn entities(&self, after: String, limit: usize, limit_bytes: usize) -> Result<Vec<(String, Head)>> {
+        self.settled().await?.entities(after, limit, limit_bytes).await
     }
 
     async fn counts(&self) -> Result<Counts> {
@@ -270,8 +270,8 @@ impl EventStore for JetStreamStore {
         cache.dead_letters(after, limit_bytes).await
     }
 
-    async fn due(&self, now_ms: i64, limit: usize) -> Result<Due> {
-        self.settled().await?.due(now_ms, limit).await
+    async fn due(&self, now_ms: i64, limit: usize, limit_bytes: usize) -> Result<Due> {
+        self.settled().await?.due(now_ms, limit, limit_bytes).await
     }
 
     async fn next_due(&self, after_ms: i64) -> Result<Option<i64>> {

@@ -188,11 +188,13 @@ impl EventStore for MemoryStore {
         Ok(self.rows(after, limit_bytes, |entry| entry.0.as_deref() == Some(&entity)))
     }
 
-    async fn entities(&self, after: String, limit: usize) -> Result<Vec<(String, Head)>> {
+    async fn entities(&self, after: String, limit: usize, limit_bytes: usize) -> Result<Vec<(String, Head)>> {
         use std::ops::Bound::{Excluded, Unbounded};
         Ok(self.with(|inner| {
             let range = inner.heads.range::<String, _>((Excluded(&after), Unbounded));
-            range.take(limit).map(|(entity, head)| (entity.clone(), head.clone())).collect()
+            let state = |(_, head): &(_, &Head)| head.state.as_ref().map_or(0, |state| state.get().len());
+            let fits = begin_within(range.take(limit), limit_bytes, state);
+            fits.map(|(entity, head)| (entity.clone(), head.clone())).collect()
         }))
     }
 
@@ -201,6 +203,7 @@ impl EventStore for MemoryStore {
             records: inner.journal.len() as u64,
             entities: inner.heads.len() as u64,
             parked: inner.parked.len() as u64,
+            held: inner.parked.values().filter(|parked| parked.holds).count() as u64,
             deferred: inner.deferred.len() as u64,
             dead: inner.dead.len() as u64,
         }))
@@ -228,7 +231,7 @@ impl EventStore for MemoryStore {
         Ok(self.rows(after, limit_bytes, |entry| open.contains(&entry.2.sequence)))
     }
 
-    async fn due(&self, now_ms: i64, limit: usize) -> Result<Due> {
+    async fn due(&self, now_ms: i64, limit: usize, limit_bytes: usize) -> Result<Due> {
         Ok(self.with(|inner| {
             let is_due = |due_ms: Option<i64>| due_ms.is_some_and(|due_ms| due_ms <= now_ms);
             let mut behind = BTreeSet::new();
@@ -240,11 +243,14 @@ impl EventStore for MemoryStore {
                     behind.insert(event.entity.as_str());
                 }
             }
-            parked.truncate(limit);
+            let parked =
+                begin_within(parked.into_iter().take(limit), limit_bytes, |parked: &Parked| parked.payload.len());
+            let parked = parked.collect();
             let mut deferred: Vec<Deferred> =
                 inner.deferred.values().filter(|d| is_due(Some(d.due_ms))).cloned().collect();
             deferred.sort_by_key(|deferred| (deferred.due_ms, deferred.sequence, deferred.key));
-            deferred.truncate(limit);
+            let size = |deferred: &Deferred| deferred.payload.len();
+            let deferred = begin_within(deferred.into_iter().take(limit), limit_bytes, size).collect();
             Due { parked, deferred }
         }))
     }
@@ -266,4 +272,18 @@ impl EventStore for MemoryStore {
             Ok(())
         })
     }
+}
+
+/// Those that begin within so many bytes of what comes before them.
+fn begin_within<T>(
+    items: impl Iterator<Item = T>,
+    limit_bytes: usize,
+    size: impl Fn(&T) -> usize,
+) -> impl Iterator<Item = T> {
+    let mut before = 0;
+    items.take_while(move |item| {
+        let begins = before < limit_bytes;
+        before += size(item);
+        begins
+    })
 }

@@ -192,6 +192,18 @@ pub struct Due {
     pub deferred: Vec<Deferred>,
 }
 
+impl Due {
+    /// Whether limits have cut nothing off.
+    pub fn is_all(&self, limit: usize, limit_bytes: usize) -> bool {
+        let parked = self.parked.iter().map(|parked| parked.payload.len()).sum::<usize>();
+        let deferred = self.deferred.iter().map(|deferred| deferred.payload.len()).sum::<usize>();
+        self.parked.len() < limit && self.deferred.len() < limit && parked < limit_bytes && deferred < limit_bytes
+    }
+}
+
+/// How many bytes of what is due are taken from the store at once.
+pub const DUE_BYTES: usize = 1 << 20;
+
 /// How many events behind one that was held become due at once.
 pub const RELEASED_TOGETHER: usize = 64;
 
@@ -225,6 +237,8 @@ pub struct Counts {
     pub records: u64,
     pub entities: u64,
     pub parked: u64,
+    /// Parked events that are in retry, or behind one that is.
+    pub held: u64,
     pub deferred: u64,
     /// Dead letters that nobody has dealt with.
     pub dead: u64,
@@ -302,14 +316,19 @@ pub trait EventStore: Clone + Send + Sync + 'static {
     fn journal(&self, after: u64, limit_bytes: usize) -> impl Future<Output = Result<Vec<Row>>> + Send;
     fn history(&self, entity: String, after: u64, limit_bytes: usize) -> impl Future<Output = Result<Vec<Row>>> + Send;
     /// Entities in the order of their keys.
-    fn entities(&self, after: String, limit: usize) -> impl Future<Output = Result<Vec<(String, Head)>>> + Send;
+    fn entities(
+        &self,
+        after: String,
+        limit: usize,
+        limit_bytes: usize,
+    ) -> impl Future<Output = Result<Vec<(String, Head)>>> + Send;
     fn counts(&self) -> impl Future<Output = Result<Counts>> + Send;
     /// What became of an event, by its key.
     fn fate(&self, key: Hash) -> impl Future<Output = Result<Option<Fate>>> + Send;
     /// Records of open dead letters.
     fn dead_letters(&self, after: u64, limit_bytes: usize) -> impl Future<Output = Result<Vec<Row>>> + Send;
-    /// What is due at a time, at most `limit` of each kind.
-    fn due(&self, now_ms: i64, limit: usize) -> impl Future<Output = Result<Due>> + Send;
+    /// What is due at a time, at most `limit` of each kind, and of each the payloads that begin within `limit_bytes`.
+    fn due(&self, now_ms: i64, limit: usize, limit_bytes: usize) -> impl Future<Output = Result<Due>> + Send;
     /// When something is due next, behind a time.
     fn next_due(&self, after_ms: i64) -> impl Future<Output = Result<Option<i64>>> + Send;
     /// Deferred outputs are published.

@@ -170,16 +170,20 @@ impl EventStore for PostgresStore {
         self.lines(page(sql, after, limit_bytes, PAGE).bind(entity.into_bytes())).await
     }
 
-    async fn entities(&self, after: String, limit: usize) -> Result<Vec<(String, Head)>> {
-        let sql = "SELECT entity, version, hash, time, state FROM heads \
-                   WHERE substring(entity FROM 1 FOR 1000) >= substring($1 FROM 1 FOR 1000) AND entity > $1 \
-                   ORDER BY substring(entity FROM 1 FOR 1000), entity LIMIT $2";
+    async fn entities(&self, after: String, limit: usize, limit_bytes: usize) -> Result<Vec<(String, Head)>> {
+        let sql = "WITH page AS (SELECT entity, coalesce(octet_length(state), 0)::bigint AS size FROM heads \
+                       WHERE substring(entity FROM 1 FOR 1000) >= substring($1 FROM 1 FOR 1000) AND entity > $1 \
+                       ORDER BY substring(entity FROM 1 FOR 1000), entity LIMIT $2), \
+                   fits AS (SELECT entity, sum(size) OVER (ORDER BY entity) - size AS before FROM page) \
+                   SELECT h.entity, version, hash, time, state FROM fits \
+                   JOIN heads h ON sha256(h.entity) = sha256(fits.entity) WHERE before < $3 ORDER BY h.entity";
         let query = sqlx::query(sql).bind(after.into_bytes()).bind(signed(limit as u64));
+        let query = query.bind(signed(limit_bytes as u64));
         self.rows("read entities", query).await?.iter().map(head).collect()
     }
 
     async fn counts(&self) -> Result<Counts> {
-        let row = self.row("count", sqlx::query(rows::COUNTS)).await?.ok_or_else(no_mark)?;
+        let row = self.row("count", sqlx::query(rows::counts_sql!("holds"))).await?.ok_or_else(no_mark)?;
         rows::counts(&row)
     }
 
@@ -200,17 +204,23 @@ impl EventStore for PostgresStore {
         self.lines(page(page!("journal JOIN dead USING (sequence) WHERE true"), after, limit_bytes, PAGE)).await
     }
 
-    async fn due(&self, now_ms: i64, limit: usize) -> Result<Due> {
+    async fn due(&self, now_ms: i64, limit: usize, limit_bytes: usize) -> Result<Due> {
         let look = async |sql: &'static str| {
-            let query = sqlx::query(sql).bind(now_ms).bind(signed(limit as u64));
+            let query = sqlx::query(sql).bind(now_ms).bind(signed(limit as u64)).bind(signed(limit_bytes as u64));
             self.rows("look for what is due", query).await
         };
-        let events = "SELECT stream, entity, key, digest, due, holds::int::bigint, cancelled::int::bigint, attempts, \
-                             subject, payload FROM parked p WHERE due <= $1 AND NOT EXISTS (SELECT 1 FROM parked q \
+        let events = "WITH page AS (SELECT stream, octet_length(payload)::bigint AS size FROM parked p \
+                          WHERE due <= $1 AND NOT EXISTS (SELECT 1 FROM parked q \
                           WHERE sha256(q.entity) = sha256(p.entity) AND q.holds AND p.holds AND q.stream < p.stream \
-                          AND coalesce(q.due > $1, true)) ORDER BY stream LIMIT $2";
-        let outputs = "SELECT key, due, sequence, subject, payload FROM deferred WHERE due <= $1 \
-                       ORDER BY due, sequence, key LIMIT $2";
+                          AND coalesce(q.due > $1, true)) ORDER BY stream LIMIT $2), \
+                      fits AS (SELECT stream, sum(size) OVER (ORDER BY stream) - size AS before FROM page) \
+                      SELECT stream, entity, key, digest, due, holds::int::bigint, cancelled::int::bigint, attempts, \
+                          subject, payload FROM fits JOIN parked USING (stream) WHERE before < $3 ORDER BY stream";
+        let outputs = "WITH page AS (SELECT key, due, sequence, octet_length(payload)::bigint AS size FROM deferred \
+                           WHERE due <= $1 ORDER BY due, sequence, key LIMIT $2), \
+                       fits AS (SELECT key, sum(size) OVER (ORDER BY due, sequence, key) - size AS before FROM page) \
+                       SELECT key, d.due, d.sequence, subject, payload FROM fits JOIN deferred d USING (key) \
+                       WHERE before < $3 ORDER BY d.due, d.sequence, key";
         Ok(Due {
             parked: look(events).await?.iter().map(parked).collect::<Result<_>>()?,
             deferred: look(outputs).await?.iter().map(deferred).collect::<Result<_>>()?,

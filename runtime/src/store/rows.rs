@@ -69,17 +69,28 @@ pub(super) fn loaded(
     Loaded { heads, held, known: keys.iter().map(|key| known.get(key).copied()).collect() }
 }
 
-pub(super) const COUNTS: &str = "SELECT (SELECT sequence FROM mark), (SELECT count(*) FROM heads), \
-    (SELECT count(*) FROM parked), (SELECT count(*) FROM deferred), (SELECT count(*) FROM dead)";
+/// What is counted; `holds` is the condition by which an index has those that hold their entity.
+macro_rules! counts_sql {
+    ($holds:literal) => {
+        concat!(
+            "SELECT (SELECT sequence FROM mark), (SELECT count(*) FROM heads), (SELECT count(*) FROM parked), ",
+            "(SELECT count(*) FROM parked WHERE ",
+            $holds,
+            "), (SELECT count(*) FROM deferred), (SELECT count(*) FROM dead)"
+        )
+    };
+}
+pub(super) use counts_sql;
 
-/// The columns of [`COUNTS`].
+/// The columns of [`counts_sql`].
 pub(super) fn counts(row: &impl Fields) -> Result<Counts> {
     Ok(Counts {
         records: number(row, 0)?,
         entities: number(row, 1)?,
         parked: number(row, 2)?,
-        deferred: number(row, 3)?,
-        dead: number(row, 4)?,
+        held: number(row, 3)?,
+        deferred: number(row, 4)?,
+        dead: number(row, 5)?,
     })
 }
 
@@ -160,7 +171,9 @@ pub(super) fn failed(doing: &'static str, error: &sqlx::Error) -> StoreError {
     let database = error.as_database_error();
     let full = |advice: &str| StoreError::Full(format!("{}; {advice}", database.map_or("", |error| error.message())));
     match database.and_then(sqlx::error::DatabaseError::code).as_deref() {
-        Some(SQLITE_FULL) => full("give it more room (spec.store.size)"),
+        Some(SQLITE_FULL) => {
+            full("give its volume more room: enlarge the claim store-agent-NAME-0 where its storage class can do that")
+        }
         Some(DISK_FULL) => full("give the database's disk more room"),
         _ => StoreError::Failed { doing, cause: error.to_string() },
     }

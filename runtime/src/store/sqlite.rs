@@ -189,12 +189,17 @@ impl EventStore for SqliteStore {
         journal::of(&mut *self.reader().await?, &sequences, limit_bytes).await
     }
 
-    async fn entities(&self, after: String, limit: usize) -> Result<Vec<(String, Head)>> {
+    async fn entities(&self, after: String, limit: usize, limit_bytes: usize) -> Result<Vec<(String, Head)>> {
         let rows = sqlx::query(
-            "SELECT entity, version, hash, time, state FROM heads WHERE entity > ? ORDER BY entity LIMIT ?",
+            "WITH page AS (SELECT entity, ifnull(octet_length(state), 0) AS size FROM heads \
+                           WHERE entity > ? ORDER BY entity LIMIT ?), \
+                  fits AS (SELECT entity, sum(size) OVER (ORDER BY entity) - size AS before FROM page) \
+             SELECT entity, version, hash, time, state FROM fits JOIN heads USING (entity) \
+             WHERE before < ? ORDER BY entity",
         )
         .bind(after)
         .bind(signed(limit as u64))
+        .bind(signed(limit_bytes as u64))
         .fetch_all(&self.readers)
         .await
         .map_err(|e| failed("read entities", &e))?;
@@ -202,7 +207,10 @@ impl EventStore for SqliteStore {
     }
 
     async fn counts(&self) -> Result<Counts> {
-        let row = sqlx::query(rows::COUNTS).fetch_one(&self.readers).await.map_err(|e| failed("count", &e))?;
+        let row = sqlx::query(rows::counts_sql!("holds = 1"))
+            .fetch_one(&self.readers)
+            .await
+            .map_err(|e| failed("count", &e))?;
         rows::counts(&row)
     }
 
@@ -229,17 +237,23 @@ impl EventStore for SqliteStore {
         journal::of(&mut *self.reader().await?, &sequences, limit_bytes).await
     }
 
-    async fn due(&self, now_ms: i64, limit: usize) -> Result<Due> {
+    async fn due(&self, now_ms: i64, limit: usize, limit_bytes: usize) -> Result<Due> {
         let look = async |sql: &'static str| {
-            let query = sqlx::query(sql).bind(now_ms).bind(signed(limit as u64));
+            let query = sqlx::query(sql).bind(now_ms).bind(signed(limit as u64)).bind(signed(limit_bytes as u64));
             query.fetch_all(&self.readers).await.map_err(|e| failed("look for what is due", &e))
         };
-        let events = "SELECT stream, entity, key, digest, due, holds, cancelled, attempts, subject, payload FROM parked p \
-                      WHERE due <= ?1 AND NOT EXISTS (SELECT 1 FROM parked q WHERE q.entity = p.entity \
-                          AND q.holds = 1 AND p.holds = 1 AND q.stream < p.stream AND ifnull(q.due > ?1, true)) \
-                      ORDER BY stream LIMIT ?2";
-        let outputs = "SELECT key, due, sequence, subject, payload FROM deferred WHERE due <= ? \
-                       ORDER BY due, sequence, key LIMIT ?";
+        let events = "WITH page AS (SELECT stream, octet_length(payload) AS size FROM parked p \
+                          WHERE due <= ?1 AND NOT EXISTS (SELECT 1 FROM parked q WHERE q.entity = p.entity \
+                              AND q.holds = 1 AND p.holds = 1 AND q.stream < p.stream AND ifnull(q.due > ?1, true)) \
+                          ORDER BY stream LIMIT ?2), \
+                      fits AS (SELECT stream, sum(size) OVER (ORDER BY stream) - size AS before FROM page) \
+                      SELECT stream, entity, key, digest, due, holds, cancelled, attempts, subject, payload \
+                      FROM fits JOIN parked USING (stream) WHERE before < ?3 ORDER BY stream";
+        let outputs = "WITH page AS (SELECT key, due, sequence, octet_length(payload) AS size FROM deferred \
+                           WHERE due <= ?1 ORDER BY due, sequence, key LIMIT ?2), \
+                       fits AS (SELECT key, sum(size) OVER (ORDER BY due, sequence, key) - size AS before FROM page) \
+                       SELECT key, due, sequence, subject, payload FROM fits JOIN deferred USING (key) \
+                       WHERE before < ?3 ORDER BY due, sequence, key";
         Ok(Due {
             parked: look(events).await?.iter().map(parked).collect::<Result<_>>()?,
             deferred: look(outputs).await?.iter().map(deferred).collect::<Result<_>>()?,

@@ -81,8 +81,8 @@ impl EventStore for LateStore {
     async fn history(&self, entity: String, after: u64, limit_bytes: usize) -> Result<Vec<Row>> {
         self.store.history(entity, after, limit_bytes).await
     }
-    async fn entities(&self, after: String, limit: usize) -> Result<Vec<(String, Head)>> {
-        self.store.entities(after, limit).await
+    async fn entities(&self, after: String, limit: usize, limit_bytes: usize) -> Result<Vec<(String, Head)>> {
+        self.store.entities(after, limit, limit_bytes).await
     }
     async fn counts(&self) -> Result<Counts> {
         self.store.counts().await
@@ -93,8 +93,8 @@ impl EventStore for LateStore {
     async fn dead_letters(&self, after: u64, limit_bytes: usize) -> Result<Vec<Row>> {
         self.store.dead_letters(after, limit_bytes).await
     }
-    async fn due(&self, now_ms: i64, limit: usize) -> Result<Due> {
-        self.store.due(now_ms, limit).await
+    async fn due(&self, now_ms: i64, limit: usize, limit_bytes: usize) -> Result<Due> {
+        self.store.due(now_ms, limit, limit_bytes).await
     }
     async fn fired(&self, epoch: u64, keys: Vec<Hash>) -> Result<()> {
         self.store.fired(epoch, keys).await

@@ -65,7 +65,7 @@ pub(crate) async fn states(store: &impl EventStore) -> BTreeMap<String, Value> {
     let mut all = BTreeMap::new();
     let mut after = String::new();
     loop {
-        let page = store.entities(after.clone(), 500).await.unwrap();
+        let page = store.entities(after.clone(), 500, usize::MAX).await.unwrap();
         let Some((last, _)) = page.last() else { return all };
         after.clone_from(last);
         all.extend(

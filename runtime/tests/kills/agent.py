@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """An agent that counts per entity and chains the events' ids, so that a lost, repeated or re-ordered event shows.
 
-What else it does is in the event's data: `deliverAt` delays the output, `refuse` rejects the event, `fail` fails it, and `leave` closes the
+What else it does is in the event's data: `deliverAt` delays the output, `pad` makes the state as large, `outputs` makes as many,
+each with `bytes`, `refuse` rejects the event, `fail` fails it, and `leave` closes the
 connection without an answer, as a process that dies would: when the event comes in a `batch`, or `always`.
 """
 
@@ -23,10 +24,13 @@ def react(item):
     state = (item.get("state") or {}).get("data") or {"count": 0, "digest": ""}
     count = state["count"] + 1
     digest = hashlib.sha256(f"{state['digest']}|{envelope['id']}".encode()).hexdigest()
-    output = {"type": "evt.order.counted", "subject": entity, "data": {"count": count}}
+    after = {"count": count, "digest": digest}
+    if "pad" in data:
+        after["pad"] = "x" * data["pad"]
+    output = {"type": "evt.order.counted", "subject": entity, "data": {"count": count, "more": "x" * data.get("bytes", 0)}}
     if "deliverAt" in data:
         output["deliverAt"] = data["deliverAt"]
-    return {"outputs": [output], "state": {"count": count, "digest": digest}}
+    return {"outputs": [output] * data.get("outputs", 1), "state": after}
 
 
 class Handler(BaseHTTPRequestHandler):

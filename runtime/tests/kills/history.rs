@@ -10,7 +10,7 @@ use rhizon_kernel::replay::Replay;
 use rhizon_kernel::{Envelope, Limits};
 use rhizon_runtime::bus::Outgoing;
 use rhizon_runtime::bus::nats::Connection;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::setup;
 use crate::stage::AGENT;
@@ -37,9 +37,9 @@ pub(crate) fn check(events: &[Outgoing], lines: &[Vec<u8>], stored: &[Stored], d
     each_event_has_one_effect(events, &records);
     entities_keep_their_order(&records);
     outputs_are_there_once(&records, stored);
-    let letters: Vec<&[u8]> =
-        records.iter().filter(|r| r.decided.outcome == "dead-lettered").map(|r| r.bytes).collect();
-    assert!(letters.iter().copied().eq(dead.iter().map(|m| &m.payload[..])), "each dead letter once, in order");
+    let letters = records.iter().filter(|record| record.decided.outcome == "dead-lettered").map(Record::letter);
+    let dead = dead.iter().map(|message| serde_json::from_slice::<Value>(&message.payload).unwrap());
+    assert!(letters.eq(dead), "each dead letter once, in order");
     Checked { root: replay.root(), records_by_epoch: by_epoch(lines) }
 }
 
@@ -54,6 +54,12 @@ impl<'a> Record<'a> {
         let line = Line::parse(line).unwrap();
         let Part::Decided(bytes) = line.part else { return None };
         Some(Self { bytes, decided: Decided::parse(bytes).unwrap(), observed: line.observed().unwrap() })
+    }
+
+    fn letter(&self) -> Value {
+        let mut letter: Value = serde_json::from_slice(self.bytes).unwrap();
+        letter["attempts"] = json!(self.observed.attempts);
+        letter
     }
 }
 

@@ -13,6 +13,7 @@ mod servers;
 #[path = "../world/setup.rs"]
 mod setup;
 mod sidecar;
+mod sizes;
 mod stage;
 mod steps;
 mod takeover;

@@ -21,6 +21,12 @@ const BACKLOG: u64 = 120_000;
 const HELD: u64 = 100_000;
 const OTHERS: u64 = 10_000;
 
+/// States of nearly the limit, and half of what the pod gives.
+const STATE_BYTES: usize = 1_000_000;
+const SMALL: u64 = 2_000;
+const LARGE: u64 = 100;
+const LARGE_LIMIT_KIB: u64 = 128 << 10;
+
 fn places(broker: &nats::Server, ordering: Ordering) -> Places {
     let retry = Retry { attempts: 1_000, initial_ms: 500, max_ms: 500 };
     Places { ordering, batch: 500, retry, ..Places::direct(Store::Sqlite, broker) }
@@ -74,6 +80,35 @@ async fn a_backlog_larger_than_memory_is_drained_within_bounds() {
     let peak = peak_kib(&sidecar, async || stage.is_settled().await).await;
     assert!(peak < LIMIT_KIB, "{peak} KiB for {BACKLOG} events of {DATA_BYTES} bytes");
     sidecar.stop().await;
+}
+
+/// They come to be while far more events wait than may have such states at a time.
+async fn large_states_stay_within_bounds(ordering: Ordering) {
+    let agent = Agent::start().await;
+    let broker = tokio::task::block_in_place(|| nats::start(&nats::Options::default()));
+    let mut stage = Stage::start(&agent, &broker.url(), places(&broker, ordering)).await;
+    // Many that are small come first: nothing says how large the next ones will be.
+    let small = (0..SMALL).map(|n| event(&format!("small-{n}"), &format!("small-{}", n % 300), None, &json!({})));
+    stage.publish(small.collect()).await;
+    let data = json!({"pad": STATE_BYTES});
+    for round in 0..3 {
+        let all = (0..LARGE).map(|n| event(&format!("event-{round}-{n}"), &format!("entity-{n}"), None, &data));
+        stage.publish(all.collect()).await;
+    }
+    let sidecar = stage.spawn("sidecar", None);
+    let peak = peak_kib(&sidecar, async || stage.is_settled().await).await;
+    assert!(peak < LARGE_LIMIT_KIB, "{peak} KiB for {LARGE} states of {STATE_BYTES} bytes");
+    sidecar.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_states_stay_within_bounds_in_the_order_of_the_stream() {
+    large_states_stay_within_bounds(Ordering::Stream).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn large_states_stay_within_bounds_in_the_order_of_entities() {
+    large_states_stay_within_bounds(Ordering::Entity).await;
 }
 
 /// Its events wait in the store, and all others go on.

@@ -114,10 +114,12 @@ pub(crate) async fn reads_go_page_by_page(stores: impl Stores) {
     assert_eq!(store.history("short".into(), 0, 1 << 20).await.unwrap().len(), 10);
     assert_eq!(store.history("short".into(), 4, 1 << 20).await.unwrap().len(), 6);
     let keys = async |after: &str, limit| -> Vec<String> {
-        store.entities(after.into(), limit).await.unwrap().into_iter().map(|(key, _)| key).collect()
+        store.entities(after.into(), limit, usize::MAX).await.unwrap().into_iter().map(|(key, _)| key).collect()
     };
     assert_eq!(keys("", 1).await, ["long"]);
     assert_eq!(keys("long", 10).await, ["short"]);
+    let within = async |limit_bytes| store.entities(String::new(), 10, limit_bytes).await.unwrap().len();
+    assert_eq!([within(0).await, within(1).await, within(1_000).await], [0, 1, 2], "those that begin within it");
 }
 
 /// A key that some database would trip over.
@@ -159,7 +161,7 @@ pub(crate) async fn keys_may_be_anything_and_are_listed_in_the_order_of_their_by
     keys.sort_unstable();
     // The first key is the one before all others.
     let mut seen = vec![String::new()];
-    while let Some((next, _)) = store.entities(seen.last().unwrap().clone(), 1).await.unwrap().pop() {
+    while let Some((next, _)) = store.entities(seen.last().unwrap().clone(), 1, usize::MAX).await.unwrap().pop() {
         assert_eq!(store.history(next.clone(), 0, 1 << 20).await.unwrap().len(), 1);
         seen.push(next);
     }

@@ -260,7 +260,7 @@ async fn snapshots_keep_up_with_appends_that_never_pause() {
 async fn is_the_same(one: &JetStreamStore, other: &JetStreamStore) {
     assert_eq!(one.counts().await.unwrap(), other.counts().await.unwrap());
     let heads = async |store: &JetStreamStore| -> Vec<String> {
-        let heads = store.entities(String::new(), 1_000).await.unwrap();
+        let heads = store.entities(String::new(), 1_000, usize::MAX).await.unwrap();
         heads.iter().map(|(entity, head)| format!("{entity} {head:?}")).collect()
     };
     assert_eq!(heads(one).await, heads(other).await);

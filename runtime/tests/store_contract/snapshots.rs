@@ -32,10 +32,14 @@ async fn patiently<T, F: Future<Output = Result<T>>>(mut call: impl FnMut() -> F
 async fn everything(store: &JetStreamStore) -> Vec<String> {
     let mark = store.mark().await.unwrap();
     let mut all = vec![format!("{mark:?}"), format!("{:?}", store.counts().await.unwrap())];
-    let heads = store.entities(String::new(), 10_000).await.unwrap();
+    let heads = store.entities(String::new(), 10_000, usize::MAX).await.unwrap();
     all.extend(heads.iter().map(|head| format!("{head:?}")));
-    let due = store.due(i64::MAX, 10_000).await.unwrap();
-    all.push(format!("{:?} {:?}", store.due(150, 10_000).await.unwrap(), store.next_due(150).await.unwrap()));
+    let due = store.due(i64::MAX, 10_000, usize::MAX).await.unwrap();
+    all.push(format!(
+        "{:?} {:?}",
+        store.due(150, 10_000, usize::MAX).await.unwrap(),
+        store.next_due(150).await.unwrap()
+    ));
     all.extend(due.parked.iter().map(|parked| format!("{parked:?}")));
     all.extend(due.deferred.iter().map(|deferred| format!("{deferred:?}")));
     all.push(format!("{:?}", store.outbox(mark.published, 10_000).await.unwrap()));

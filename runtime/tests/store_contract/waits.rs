@@ -14,7 +14,7 @@ async fn change(store: &impl EventStore, waits: Waits) {
 }
 
 async fn due_events(store: &impl EventStore, now_ms: i64) -> Vec<u64> {
-    store.due(now_ms, 1_000).await.unwrap().parked.iter().map(|parked| parked.stream).collect()
+    store.due(now_ms, 1_000, usize::MAX).await.unwrap().parked.iter().map(|parked| parked.stream).collect()
 }
 
 pub(crate) async fn a_held_entity_lets_its_events_go_in_order_a_few_at_a_time(stores: impl Stores) {
@@ -25,8 +25,8 @@ pub(crate) async fn a_held_entity_lets_its_events_go_in_order_a_few_at_a_time(st
     park.extend((2..2 + behind).map(|stream| parked(stream, "a", None)));
     park.push(parked(999, "b", Some(9_999)));
     change(&store, Waits { park: park.clone(), ..Waits::default() }).await;
-    assert_eq!(store.due(99, 10).await.unwrap(), Due::default());
-    assert_eq!(store.due(100, 10).await.unwrap().parked, park[..1]);
+    assert_eq!(store.due(99, 10, usize::MAX).await.unwrap(), Due::default());
+    assert_eq!(store.due(100, 10, usize::MAX).await.unwrap().parked, park[..1]);
     let loaded = store.load(vec!["a".into(), "c".into(), "b".into()], vec![park[1].key]).await.unwrap();
     assert_eq!((loaded.held, loaded.known), (vec![behind + 1, 0, 1], vec![Some(Known::Parked(park[1].digest))]));
     let fate = Fate::Parked { entity: "a".into(), due_ms: Some(100), attempts: 0 };
@@ -34,7 +34,7 @@ pub(crate) async fn a_held_entity_lets_its_events_go_in_order_a_few_at_a_time(st
     // Tried again, and to wait again: nobody passes it.
     let again = Parked { due_ms: Some(200), attempts: 1, ..park[0].clone() };
     change(&store, Waits { park: vec![again.clone()], ..Waits::default() }).await;
-    assert_eq!(store.due(200, 10).await.unwrap().parked, [again]);
+    assert_eq!(store.due(200, 10, usize::MAX).await.unwrap().parked, [again]);
     change(&store, Waits { unpark: vec![1], ..Waits::default() }).await;
     assert_eq!(due_events(&store, 0).await, (2..2 + RELEASED_TOGETHER as u64).collect::<Vec<_>>());
     change(&store, Waits { unpark: vec![2, 3, 4], ..Waits::default() }).await;
@@ -42,8 +42,14 @@ pub(crate) async fn a_held_entity_lets_its_events_go_in_order_a_few_at_a_time(st
     assert_eq!(store.counts().await.unwrap().parked, behind - 2);
     // One that was let go and must be tried again: nobody passes it.
     change(&store, Waits { park: vec![parked(5, "a", Some(300))], ..Waits::default() }).await;
-    assert_eq!(store.due(299, 10).await.unwrap().parked, []);
+    assert_eq!(store.due(299, 10, usize::MAX).await.unwrap().parked, []);
     assert_eq!(due_events(&store, 300).await, (5..5 + RELEASED_TOGETHER as u64).collect::<Vec<_>>());
+    let size = park[0].payload.len();
+    let within = async |limit_bytes| store.due(300, 1_000, limit_bytes).await.unwrap();
+    assert_eq!((within(2 * size).await.parked.len(), within(2 * size + 1).await.parked.len()), (2, 3));
+    assert!(!within(2 * size).await.is_all(1_000, 2 * size) && within(1 << 20).await.is_all(1_000, 1 << 20));
+    let counts = store.counts().await.unwrap();
+    assert_eq!((counts.held, counts.parked), (behind - 2, behind - 2));
 }
 
 pub(crate) async fn what_waits_only_behind_others_has_its_turn_without_any(stores: impl Stores) {
@@ -62,11 +68,17 @@ pub(crate) async fn a_timer_holds_nobody_and_is_due_at_once_when_it_is_taken_bac
     let timer = Parked { holds: false, ..parked(7, "a", Some(5_000)) };
     change(&store, Waits { park: vec![timer.clone(), parked(8, "a", Some(6_000))], ..Waits::default() }).await;
     assert_eq!(store.load(vec!["a".into()], vec![]).await.unwrap().held, [1]);
+    let counts = store.counts().await.unwrap();
+    assert_eq!((counts.held, counts.parked), (1, 2));
     assert_eq!(store.next_due(0).await.unwrap(), Some(5_000));
     let held = parked(8, "a", None).key;
     change(&store, Waits { cancel: vec![timer.key, held, key("unknown")], ..Waits::default() }).await;
     let cancelled = Parked { due_ms: Some(0), cancelled: true, ..timer };
-    assert_eq!(store.due(1, 10).await.unwrap().parked, [cancelled], "an event in retry can't be taken back");
+    assert_eq!(
+        store.due(1, 10, usize::MAX).await.unwrap().parked,
+        [cancelled],
+        "an event in retry can't be taken back"
+    );
     change(&store, Waits { unpark: vec![7], ..Waits::default() }).await;
     assert_eq!((due_events(&store, 1).await, store.next_due(1).await.unwrap()), (vec![], Some(6_000)));
 }
@@ -82,13 +94,15 @@ pub(crate) async fn deferred_outputs_wait_until_they_are_due_fired_or_taken_back
     let mut whole = batch(&mark, &[("a", "1"), ("a", "2")], true);
     whole.waits.defer.clone_from(&defer);
     store.append(whole).await.unwrap();
-    assert_eq!(store.due(500, 10).await.unwrap().deferred, [defer[2].clone(), defer[1].clone()]);
-    assert_eq!(store.due(500, 1).await.unwrap().deferred.len(), 1);
+    assert_eq!(store.due(500, 10, usize::MAX).await.unwrap().deferred, [defer[2].clone(), defer[1].clone()]);
+    assert_eq!(store.due(500, 1, usize::MAX).await.unwrap().deferred.len(), 1);
+    assert_eq!(store.due(500, 10, 2).await.unwrap().deferred, [defer[2].clone()], "its payload has two bytes");
+    assert_eq!(store.due(500, 10, 3).await.unwrap().deferred.len(), 2);
     assert_eq!(store.next_due(500).await.unwrap(), Some(900));
     assert_eq!(store.fate(key("late")).await.unwrap(), Some(Fate::Deferred { due_ms: 900, sequence: 1 }));
     store.fired(mark.epoch, vec![key("soon"), key("unknown")]).await.unwrap();
     change(&store, Waits { cancel: vec![key("late")], ..Waits::default() }).await;
-    assert_eq!(store.due(9_999, 10).await.unwrap().deferred, [defer[2].clone()]);
+    assert_eq!(store.due(9_999, 10, usize::MAX).await.unwrap().deferred, [defer[2].clone()]);
     assert_eq!((store.fate(key("late")).await.unwrap(), store.next_due(500).await.unwrap()), (None, None));
     store.claim().await.unwrap();
     let error = store.fired(mark.epoch, vec![key("first")]).await.unwrap_err();

@@ -23,10 +23,11 @@ pub(crate) async fn deal(world: World, broker: Broker, bus: SimBus) {
         let dead = broker.dead_letters();
         for letter in &dead[seen..] {
             let redrive = world.sim.rng(|rng| rng.permille(600));
+            let Some(messages) = answer(letter, redrive) else { continue };
             if !world.strikes("dealt with", |rates| rates.dealt_with) {
                 continue;
             }
-            for message in answer(letter, redrive).unwrap_or_default() {
+            for message in messages {
                 while bus.publish(vec![message.clone()]).await.is_err() {
                     world.sim.sleep_us(50_000).await;
                 }
@@ -39,7 +40,9 @@ pub(crate) async fn deal(world: World, broker: Broker, bus: SimBus) {
 /// What the gateway publishes about a dead letter.
 fn answer(letter: &Stored, redrive: bool) -> Option<Vec<Outgoing>> {
     let agent = letter.subject.split('.').nth(1)?;
-    let decided = Decided::parse(&letter.payload).ok()?;
+    let (decided, _attempts) = std::str::from_utf8(&letter.payload).ok()?.rsplit_once(r#","attempts":"#)?;
+    let decided = format!("{decided}}}");
+    let decided = Decided::parse(decided.as_bytes()).ok()?;
     let (key, _) = decided.identity().ok()?;
     let event_type = if redrive { Control::REDRIVE } else { Control::DROP };
     let id = control_id(event_type, agent, &key);

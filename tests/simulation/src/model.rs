@@ -66,7 +66,7 @@ impl Model {
         let dead = |reason: &Reason| egress::settle(head, arrival, Outcome::DeadLettered, reason);
         match behaviour::mood(plan, agent, &key) {
             Mood::Kills | Mood::Hangs => return dead(&behaviour::gone()),
-            Mood::Fails if self.taken_over.contains(&arrival.key) => return dead(&behaviour::gone()),
+            Mood::Fails | Mood::Wrong if self.taken_over.contains(&arrival.key) => return dead(&behaviour::gone()),
             Mood::Fails => return dead(&behaviour::failure()),
             Mood::Refused => return egress::settle(head, arrival, Outcome::Rejected, &behaviour::refusal()),
             Mood::HangsOnce | Mood::FailsOnce | Mood::Wrong | Mood::Deletes | Mood::Works => {}

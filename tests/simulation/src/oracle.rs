@@ -53,7 +53,7 @@ fn replays(store: &SimStore, rows: &[Row]) -> Checked {
     for row in rows {
         replay.push(&row.line).map_err(|mismatch| format!("its journal does not verify: {mismatch}"))?;
     }
-    let live = now(store.inside().entities(String::new(), usize::MAX)).map_err(|e| e.to_string())?;
+    let live = now(store.inside().entities(String::new(), usize::MAX, usize::MAX)).map_err(|e| e.to_string())?;
     let folded: Vec<String> = replay.heads().iter().map(|(entity, head)| format!("{entity} {head:?}")).collect();
     let live: Vec<String> = live.iter().map(|(entity, head)| format!("{entity} {head:?}")).collect();
     if folded != live {

@@ -231,6 +231,7 @@ impl Driving {
             bounds: Bounds {
                 cached_heads: rng.index(4),
                 cached_bytes: if rng.permille(500) { rng.index(100) } else { 1 << 20 },
+                states_bytes: if rng.permille(250) { rng.index(4_000) + 1 } else { 1 << 20 },
                 outbox_messages: rng.index(12) + 1,
                 outbox_bytes: if rng.permille(300) { rng.index(6_000) + 1 } else { 1 << 20 },
                 publish_messages: rng.index(6) + 1,

@@ -146,8 +146,8 @@ impl EventStore for SimStore {
         self.inner.history(entity, after, limit_bytes).await
     }
 
-    async fn entities(&self, after: String, limit: usize) -> Result<Vec<(String, Head)>> {
-        self.inner.entities(after, limit).await
+    async fn entities(&self, after: String, limit: usize, limit_bytes: usize) -> Result<Vec<(String, Head)>> {
+        self.inner.entities(after, limit, limit_bytes).await
     }
 
     async fn counts(&self) -> Result<Counts> {
@@ -162,8 +162,8 @@ impl EventStore for SimStore {
         self.inner.dead_letters(after, limit_bytes).await
     }
 
-    async fn due(&self, now_ms: i64, limit: usize) -> Result<Due> {
-        self.go("look for what is due", move |store| now(store.inner.due(now_ms, limit))).await
+    async fn due(&self, now_ms: i64, limit: usize, limit_bytes: usize) -> Result<Due> {
+        self.go("look for what is due", move |store| now(store.inner.due(now_ms, limit, limit_bytes))).await
     }
 
     async fn next_due(&self, after_ms: i64) -> Result<Option<i64>> {

@@ -120,6 +120,7 @@ async fn agents_that_the_api_server_refuses(workspace: &Workspace) {
         (json!({"container": {"securityContext": {"privileged": true}}}), "securityContext is not supported"),
         (json!({"container": {"envFrom": [{"secretRef": {"name": "agent-permits"}}]}}), "envFrom is not supported"),
         (json!({"shards": 4}), "a SQLite store has one shard"),
+        (json!({"replicas": 2}), "a SQLite store belongs to one pod"),
         (json!({"store": {"kind": "Postgres"}}), "a Postgres store needs spec.store.secretRef"),
         (json!({"store": {"kind": "JetStream", "secretRef": "x"}}), "spec.store.secretRef is for Postgres only"),
     ] {

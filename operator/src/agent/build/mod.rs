@@ -4,7 +4,7 @@ pub mod stateful_set;
 
 use crate::{cluster::Manifest, nats::jwt::hex};
 use kube::Resource as _;
-use rhizon_api::{RhizonAgent, labels, settings::Sidecar};
+use rhizon_api::{RhizonAgent, labels, settings::Sidecar, units::Size};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
@@ -17,6 +17,8 @@ pub struct Frame<'a> {
     pub name: &'a str,
     /// Name of its objects.
     pub object: &'a str,
+    /// How large the workspace's journals may become together.
+    pub journals: &'a Size,
 }
 
 impl Frame<'_> {

@@ -11,6 +11,7 @@ use rhizon_api::{
     container::{Container, EnvVar, Probe, Resources},
     labels,
     settings::paths,
+    units::Size,
 };
 use serde_json::{Map, Value, json};
 
@@ -174,9 +175,20 @@ fn volumes(frame: &Frame<'_>, database: Option<&Database>) -> Vec<Value> {
         json!({"name": "tmp", "emptyDir": {"sizeLimit": "64Mi"}}),
     ];
     if store.kind == StoreKind::JetStream {
-        volumes.push(json!({"name": "store", "emptyDir": {"sizeLimit": store.size}}));
+        volumes.push(json!({"name": "store", "emptyDir": {"sizeLimit": cache_limit(&store.size, frame.journals)}}));
     }
     volumes
+}
+
+/// A pod whose cache is larger is evicted, and its successor's would be as large again: it has room for every record that the
+/// workspace may have, with its indexes.
+fn cache_limit(size: &Size, journals: &Size) -> String {
+    let needed_mib = journals.as_bytes().saturating_mul(2).div_ceil(1 << 20);
+    match needed_mib {
+        mib if mib << 20 <= size.as_bytes() => size.to_string(),
+        mib if mib % 1024 == 0 => format!("{}Gi", mib / 1024),
+        mib => format!("{mib}Mi"),
+    }
 }
 
 fn claims(frame: &Frame<'_>) -> Value {
@@ -217,8 +229,14 @@ mod tests {
             "metadata": {"name": "ledger", "namespace": "permits", "uid": "u"}, "spec": spec,
         }))
         .unwrap();
-        let frame =
-            Frame { agent: &agent, workspace: "permits", namespace: "permits", name: "ledger", object: "agent-ledger" };
+        let frame = Frame {
+            agent: &agent,
+            workspace: "permits",
+            namespace: "permits",
+            name: "ledger",
+            object: "agent-ledger",
+            journals: &"1Gi".parse().unwrap(),
+        };
         let place = Place::Anywhere;
         let database = Database { secret: "db".to_owned(), version: "7".to_owned(), place, port: 5432 };
         let database = (agent.spec.store.kind == StoreKind::Postgres).then_some(&database);
@@ -265,6 +283,15 @@ mod tests {
         assert_eq!(mounts(&template["spec"]["initContainers"][0]), ["settings"]);
         assert_eq!(mounts(&template["spec"]["containers"][0]), ["tmp"]);
         assert_eq!(template["metadata"]["annotations"]["rhizon.dev/store-secret-version"], "7");
+    }
+
+    #[test]
+    fn a_cache_has_room_for_all_journals_of_the_workspace() {
+        let limit = |size: &str, journals: &str| cache_limit(&size.parse().unwrap(), &journals.parse().unwrap());
+        assert_eq!(limit("1Gi", "1Gi"), "2Gi");
+        assert_eq!(limit("4Gi", "1Gi"), "4Gi");
+        assert_eq!(limit("1Gi", "700Mi"), "1400Mi");
+        assert_eq!(limit("1Gi", "600000001"), "1145Mi");
     }
 
     fn mounts(container: &Value) -> Vec<String> {

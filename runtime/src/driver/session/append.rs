@@ -120,6 +120,7 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
         }
         let Append { saved, settled, unparked, due_ms, spans, messages, position, published, tail } = append;
         self.worked = true;
+        let is_further = tail.sequence > self.tail.sequence || position > self.position;
         (self.tail, self.position, self.marked) = (tail, position, self.marked.max(published));
         drop(spans);
         self.window.appended(saved, &settled, &unparked);
@@ -132,6 +133,11 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
         }
         self.driver.metrics.settled(position, tail.sequence);
         self.acknowledge(position);
+        // Only then is it another window that comes in its place.
+        if is_further && let Some(bytes) = self.window.crowded_bytes() {
+            let why = format!("the events at hand have grown states of {bytes} bytes; fewer are taken at a time");
+            self.interrupted = Some(BusError::Dropped(why));
+        }
         Ok(())
     }
 }

@@ -8,7 +8,7 @@ use crate::bus::{self, BusError, EventBus};
 use crate::clock::Clock;
 use crate::failpoint::{self, Step};
 use crate::planted::{self, Fault};
-use crate::store::{EventStore, StoreError};
+use crate::store::{EventStore, Mark, StoreError};
 
 impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Driver<B, S, A, C> {
     /// One that ended with the store's failure leaves in doubt what it had on the way there.
@@ -27,7 +27,7 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Driver<B, S, A, C> {
             Ok(published) => published,
             Err(why) => return Ok(Ended::Interrupted { worked: false, why }),
         };
-        let position = mark.position.max(self.settings.first_position);
+        let position = self.position(&mark);
         match self.bus.attach(position).await {
             Ok(attached) if attached.floor > position => {
                 if planted::is(Fault::OvertakenCalledLost) {
@@ -42,9 +42,14 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Driver<B, S, A, C> {
         Session::new(self, tries, &mark, position, published, next_due_ms).work().await
     }
 
+    /// A store that has taken something goes on there, also when the agent is a new one of the same name.
+    fn position(&self, mark: &Mark) -> u64 {
+        if mark.position == 0 { self.settings.first_position } else { mark.position }
+    }
+
     /// The broker was told more than the store knew. Unless the store has moved on meanwhile, it was lost.
     async fn behind(&self, epoch: u64, floor: u64) -> Result<Ended, Stopped> {
-        let position = self.mark(epoch).await?.position.max(self.settings.first_position);
+        let position = self.position(&self.mark(epoch).await?);
         if floor > position {
             return Err(Stopped::StoreLost { floor, position });
         }

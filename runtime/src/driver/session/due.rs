@@ -8,7 +8,7 @@ use crate::bus::{self, Ack, EventBus, Outgoing};
 use crate::clock::Clock;
 use crate::failpoint::{self, Step};
 use crate::planted::{self, Fault};
-use crate::store::{self, Deferred, Due, EventStore};
+use crate::store::{self, DUE_BYTES, Deferred, Due, EventStore};
 
 impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
     /// Looks for what is due, unless an append, under way or to come, is about to change that. None such begins meanwhile.
@@ -16,17 +16,18 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
         let now_ms = self.now_ms();
         let is_due = self.next_due_ms.is_some_and(|due_ms| due_ms <= now_ms);
         let waits = self.busy.loading || self.busy.firing || self.busy.appending || self.window.parks_again();
-        if !is_due || waits || !self.window.has_room() || self.demand() == Demand::Hold {
+        if !is_due || waits || !self.window.has_room() || self.most_loaded() == 0 || self.demand() == Demand::Hold {
             return;
         }
         (self.busy.loading, self.busy.looking) = (true, true);
-        let limit = self.driver.settings.batch_events + self.window.in_hand();
+        // What is here already comes first.
+        let (here, here_bytes) = self.window.in_hand();
+        let (limit, limit_bytes) = (self.driver.settings.batch_events + here, DUE_BYTES + here_bytes);
         let store = self.driver.store.clone();
         self.tasks.push(Box::pin(async move {
             let found = async {
-                let due = store.due(now_ms, limit).await?;
-                let is_all = due.parked.len() < limit && due.deferred.len() < limit;
-                let next_ms = if is_all { store.next_due(now_ms).await? } else { Some(now_ms) };
+                let due = store.due(now_ms, limit, limit_bytes).await?;
+                let next_ms = if due.is_all(limit, limit_bytes) { store.next_due(now_ms).await? } else { Some(now_ms) };
                 Ok((due, next_ms))
             };
             Done::Due(found.await)
@@ -38,7 +39,11 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
         let (due, next_ms) = found?;
         self.next_due_ms = next_ms;
         self.fire(due.deferred);
-        let parked = self.window.take_due(due.parked);
+        let most = self.most_loaded();
+        let (parked, is_all) = self.window.take_due(due.parked, most);
+        if !is_all {
+            self.due_at(self.now_ms());
+        }
         if !parked.is_empty() {
             self.load(parked.into_iter().map(Taken::from).collect());
         }

@@ -4,17 +4,21 @@ use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry::trace::SpanKind;
+use rhizon_kernel::Head;
 use rhizon_kernel::ingress::Body;
 
-use super::super::Demand;
 use super::super::window::{SlotId, Taken};
+use super::super::{Demand, Settings};
 use super::{Done, Session};
-use crate::agent::{Agent, Item};
+use crate::agent::{Agent, Answer, Item};
 use crate::bus::EventBus;
 use crate::clock::Clock;
 use crate::failpoint::{self, Step};
 use crate::planted::{self, Fault};
-use crate::store::EventStore;
+use crate::store::{EventStore, Loaded};
+
+/// How many times as much as the agent may be asked for at a time the window may hold.
+const WINDOW_CALLS: usize = 4;
 
 impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
     pub(super) fn start_all(&mut self) {
@@ -49,10 +53,34 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
     }
 
     fn start_load(&mut self) {
-        if !self.busy.loading && !self.pulled.is_empty() {
-            let pulled = std::mem::take(&mut self.pulled);
-            self.load(pulled.into_iter().map(Taken::from).collect());
+        if self.busy.loading || self.pulled.is_empty() {
+            return;
         }
+        let most = self.most_loaded();
+        if most == 0 {
+            return self.window.make_room();
+        }
+        let count = most.min(self.pulled.len());
+        let taken = self.pulled.drain(..count).map(Taken::from).collect();
+        self.load(taken);
+    }
+
+    /// How large states are is known when they are here: few are loaded or asked for at first, and more while they are small.
+    pub(super) fn most_loaded(&mut self) -> usize {
+        let room = (WINDOW_CALLS * self.answers.events).saturating_sub(self.window.len());
+        if self.window.has_room_for_states() { self.loads.events.min(room) } else { 0 }
+    }
+
+    pub(super) fn fit_loads(&mut self, events: usize, loaded: &Loaded) {
+        let bytes = loaded.heads.iter().flatten().map(Head::bytes).sum();
+        let room = self.driver.settings.bounds.states_bytes / WINDOW_CALLS;
+        self.loads.fit(events, bytes, room, self.driver.settings.batch_events);
+    }
+
+    pub(super) fn fit_answers(&mut self, answers: &[Answer]) {
+        let bytes = answers.iter().map(Answer::bytes).sum();
+        let Settings { bounds, batch_events, .. } = &*self.driver.settings;
+        self.answers.fit(answers.len(), bytes, bounds.states_bytes / WINDOW_CALLS, 2 * batch_events);
     }
 
     /// One at a time: the window knows what became durable since a load began, and not since which.
@@ -71,8 +99,9 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
         if self.demand() == Demand::Hold || now_ms < self.agent_rests_until_ms {
             return;
         }
-        let room = self.driver.settings.concurrency.saturating_sub(self.window.calling());
-        let ids = self.window.next_calls(now_ms, room);
+        self.window.wake(now_ms);
+        let room = self.most_calls().saturating_sub(self.window.calling());
+        let ids = self.window.next_calls(room);
         if let [id] = ids[..]
             && self.window.is_lone(id)
         {
@@ -81,6 +110,15 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
         for chunk in ids.chunks(self.driver.agent.batch().max(1)) {
             self.call(chunk.to_vec());
         }
+    }
+
+    /// While there are too many states, what was answered has to leave before more is asked for.
+    fn most_calls(&mut self) -> usize {
+        if self.window.has_room_for_states() {
+            return self.answers.events.min(self.driver.settings.concurrency);
+        }
+        let leaves = self.busy.appending || self.next.is_some();
+        usize::from(!leaves && self.window.needs_an_answer())
     }
 
     /// Counts a lone try before it is made: it may be the one that takes the pod down.

@@ -13,12 +13,16 @@ use crate::planted::{self, Fault};
 use crate::telemetry::TraceContext;
 
 impl Window<'_> {
-    /// The slots to ask the agent about now, in stream order. A lone slot goes with nothing beside it.
-    pub(in super::super) fn next_calls(&mut self, now_ms: i64, room: usize) -> Vec<SlotId> {
+    /// Retries that are due are ready.
+    pub(in super::super) fn wake(&mut self, now_ms: i64) {
         while let Some(&(until, id)) = self.sleeping.first().filter(|(until, _)| *until <= now_ms) {
             self.sleeping.remove(&(until, id));
             self.ready.insert(id);
         }
+    }
+
+    /// The slots to ask the agent about now, in stream order. A lone slot goes with nothing beside it.
+    pub(in super::super) fn next_calls(&mut self, room: usize) -> Vec<SlotId> {
         if self.alone.is_some() && !planted::is(Fault::LoneHasCompany) {
             return Vec::new();
         }

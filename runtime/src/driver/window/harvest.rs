@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use rhizon_kernel::chain::Hash;
+use rhizon_kernel::egress::waiting_bytes;
 use rhizon_kernel::ingress::Control;
 
 use super::slot::{Harvest, Origin, Saved, Settled, Slot, SlotId, State};
@@ -47,13 +48,14 @@ impl Window<'_> {
                 {
                     held.insert(&slot.arrival.entity);
                 }
+                State::Parking { .. } | State::Decided(_) if harvest.is_full(max) => break,
                 State::Parking { due_ms, holds } => {
+                    harvest.bytes += waiting_bytes(slot.payload.len());
                     harvest.waits.park.push(slot.parked(*due_ms, *holds));
                     let identity = slot.known.is_none().then_some((slot.arrival.key, slot.arrival.digest));
                     harvest.parked.push(Saved { entity: slot.arrival.entity.clone(), identity });
                     slot.state = State::Taken;
                 }
-                State::Decided(_) if harvest.settled.len() >= max || harvest.bytes >= BATCH_BYTES => break,
                 State::Decided(_)
                     if open
                         && (slot.known.is_some() || held.contains(slot.arrival.entity.as_str()))
@@ -107,6 +109,10 @@ impl Window<'_> {
 }
 
 impl Harvest {
+    fn is_full(&self, max: usize) -> bool {
+        self.settled.len() >= max || self.bytes >= BATCH_BYTES
+    }
+
     fn take(&mut self, id: SlotId, slot: &mut Slot) {
         let State::Decided(commit) = std::mem::replace(&mut slot.state, State::Taken) else { return };
         match slot.control {
@@ -116,7 +122,7 @@ impl Harvest {
             None => {}
         }
         self.unpark(slot);
-        self.bytes += commit.decided.len();
+        self.bytes += commit.bytes();
         self.settled.push(Settled {
             id,
             stream: slot.stream,

@@ -28,7 +28,7 @@ impl Line {
 
     /// Of its state.
     pub(super) fn bytes(&self) -> usize {
-        self.head.state.as_ref().map_or(0, |state| state.get().len())
+        self.head.bytes()
     }
 
     /// Joins the line; answers whether nobody is before.

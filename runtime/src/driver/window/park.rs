@@ -35,14 +35,19 @@ pub(super) fn must_wait(
 }
 
 impl Window<'_> {
-    /// Of what is due, that which is not here already; from now on it is.
-    pub(in super::super) fn take_due(&mut self, due: Vec<Parked>) -> Vec<Parked> {
-        due.into_iter().filter(|parked| self.in_hand.insert(parked.stream)).collect()
+    /// Of what is due, that which is not here already, and at most so many; from now on it is. Whether it is all of it, too.
+    pub(in super::super) fn take_due(&mut self, due: Vec<Parked>, most: usize) -> (Vec<Parked>, bool) {
+        let mut new: Vec<Parked> =
+            due.into_iter().filter(|parked| !self.in_hand.contains_key(&parked.stream)).collect();
+        let is_all = new.len() <= most;
+        new.truncate(most);
+        self.in_hand.extend(new.iter().map(|parked| (parked.stream, parked.payload.len())));
+        (new, is_all)
     }
 
-    /// How many events are here that the store keeps too.
-    pub(in super::super) fn in_hand(&self) -> usize {
-        self.in_hand.len()
+    /// How many events, and bytes of them, are here that the store keeps too.
+    pub(in super::super) fn in_hand(&self) -> (usize, usize) {
+        (self.in_hand.len(), self.in_hand.values().sum())
     }
 
     /// Whether the store is yet to learn that what it thinks is due has to wait again.

@@ -101,6 +101,11 @@ impl Slot {
         matches!(self.origin, Origin::Parked { cancelled: true, .. })
     }
 
+    /// Of what it holds until it is appended.
+    pub(super) fn decided_bytes(&self) -> usize {
+        if let State::Decided(commit) = &self.state { commit.bytes() + commit.head.bytes() } else { 0 }
+    }
+
     /// It is decided; answers who is first in line now.
     pub(super) fn decide(&mut self, line: &mut Line, commit: Commit) -> Option<SlotId> {
         let forgotten = commit.head.state.is_none() && planted::is(Fault::TombstoneForgotten);

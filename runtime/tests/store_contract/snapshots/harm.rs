@@ -40,11 +40,11 @@ async fn grow(store: &JetStreamStore, mark: &mut Mark, entities: std::ops::Range
 async fn begins(broker: &JetStream, store: &JetStreamStore, with_snapshot: bool) {
     let gist = async |store: &JetStreamStore| {
         let (mark, counts) = (store.mark().await.unwrap(), store.counts().await.unwrap());
-        let heads = store.entities(String::new(), 1_000).await.unwrap();
+        let heads = store.entities(String::new(), 1_000, usize::MAX).await.unwrap();
         let state = |head: &Head| head.state.as_ref().map(|state| Hash::of(&[state.get().as_bytes()]));
         let heads: Vec<_> =
             heads.iter().map(|(name, head)| (name.clone(), head.version, head.hash, state(head))).collect();
-        let parked = store.due(i64::MAX, 1_000).await.unwrap().parked;
+        let parked = store.due(i64::MAX, 1_000, usize::MAX).await.unwrap().parked;
         let rows = store.journal(mark.tail.sequence.saturating_sub(100), 1 << 30).await.unwrap();
         let lines: Vec<_> = rows.iter().map(|row| Hash::of(&[&row.line])).collect();
         (mark, counts, heads, parked.iter().map(|parked| parked.stream).collect::<Vec<_>>(), lines)

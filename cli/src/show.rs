@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -21,7 +22,7 @@ pub(crate) struct Kept {
     pub(crate) hash: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) time: Option<String>,
-    pub(crate) state: Option<Box<RawValue>>,
+    pub(crate) state: Option<Arc<RawValue>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -165,7 +166,7 @@ pub(crate) async fn status(client: &mut Client, output: Output) -> Result<(), Fa
     Ok(())
 }
 
-fn text(state: Option<Box<RawValue>>) -> String {
+fn text(state: Option<Arc<RawValue>>) -> String {
     state.map(|state| state.get().to_owned()).unwrap_or_default()
 }
 

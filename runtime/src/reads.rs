@@ -157,7 +157,7 @@ async fn entities(store: &impl EventStore, question: Question) -> Result<Reply, 
     let mut size = 0;
     let fits = page.iter().take_while(|(_, head)| {
         let before = size;
-        size += head.state.as_ref().map_or(0, |state| state.get().len()) + 256;
+        size += head.bytes() + 256;
         before == 0 || size < REPLY_BYTES
     });
     let items: Vec<View<'_>> = fits.map(|(entity, head)| view(entity, head)).collect();

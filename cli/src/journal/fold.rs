@@ -62,7 +62,7 @@ pub(crate) async fn entity(
         let Some(record) = Record::read(&line)? else { continue };
         let state = match record.change {
             Change::Unchanged => kept.and_then(|kept| kept.state),
-            Change::Set(state) => Some(state),
+            Change::Set(state) => Some(state.into()),
             Change::Deleted => None,
         };
         let time = record.time.map(|time| time.to_string());

@@ -249,7 +249,7 @@ fn commit(
     let decided_hash = Hash::of(&[&decided]);
     let state = match state {
         StateChange::Unchanged => head.state.clone(),
-        StateChange::Set(raw) => Some(raw),
+        StateChange::Set(raw) => Some(raw.into()),
         StateChange::Delete => None,
     };
     Commit {

@@ -1,5 +1,7 @@
 //! What an agent knows of one entity.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 
@@ -15,7 +17,8 @@ pub struct Head {
     /// Logical time of the last record.
     pub time: Option<Timestamp>,
     /// Absent before the first state, and again once the entity was deleted.
-    pub state: Option<Box<RawValue>>,
+    /// Shared: what a decision leaves as it was is not copied.
+    pub state: Option<Arc<RawValue>>,
 }
 
 impl Head {

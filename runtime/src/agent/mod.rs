@@ -4,6 +4,7 @@ pub mod http;
 mod wire;
 
 use std::future::Future;
+use std::sync::Arc;
 
 use rhizon_kernel::egress::{Reaction, StateChange, logical_time};
 use rhizon_kernel::identity::seed;
@@ -20,7 +21,7 @@ pub struct Item {
     /// JSON of the envelope, with its trace context.
     pub envelope: Vec<u8>,
     pub version: u64,
-    pub state: Option<Box<RawValue>>,
+    pub state: Option<Arc<RawValue>>,
 }
 
 impl Item {

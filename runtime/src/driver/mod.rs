@@ -64,7 +64,7 @@ pub struct Bounds {
     /// Heads kept beyond those in use, and bytes of their states.
     pub cached_heads: usize,
     pub cached_bytes: usize,
-    /// Bytes of states, those in use too, beyond which no more are loaded.
+    /// Bytes of states in use and of decisions, beyond which no more are loaded or asked for.
     pub states_bytes: usize,
     /// Committed messages, and bytes of them, that may wait for the broker before no more is committed.
     pub outbox_messages: usize,

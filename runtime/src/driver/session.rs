@@ -13,17 +13,21 @@ use std::collections::{HashMap, VecDeque};
 
 use futures::future::BoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt as _};
+use rhizon_kernel::Head;
 use rhizon_kernel::chain::Hash;
 use rhizon_kernel::record::Tail;
 
 use super::window::{Arrived, Saved, SlotId, Tries, Window};
-use super::{Demand, Driver, Stopped};
+use super::{Demand, Driver, Settings, Stopped};
 use crate::agent::{Agent, Answer, CallError};
 use crate::bus::{self, Ack, BusError, EventBus, Message, Outgoing};
 use crate::clock::Clock;
 use crate::store::{self, Batch, Due, EventStore, Loaded, Mark};
 use crate::telemetry::Span;
 use pace::Pace;
+
+/// How many times as much as the agent may be asked for at a time the window may hold.
+const WINDOW_CALLS: usize = 4;
 
 pub(super) enum Ended {
     Asked,
@@ -129,6 +133,9 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
         published: u64,
         next_due_ms: Option<i64>,
     ) -> Self {
+        let Settings { bounds, batch_events, .. } = &*driver.settings;
+        let pace = |most| Pace::start(bounds.states_bytes / WINDOW_CALLS, most);
+        let (loads, answers) = (pace(*batch_events), pace(2 * batch_events));
         let window = Window::new(driver.settings.clone(), position, tries);
         let session = Self {
             driver,
@@ -140,8 +147,8 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
             next: None,
             built: mark.tail,
             pulled: Vec::new(),
-            loads: Pace::start(),
-            answers: Pace::start(),
+            loads,
+            answers,
             outbox: VecDeque::new(),
             next_due_ms,
             published,
@@ -192,7 +199,7 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
             Done::Loaded { arrived, entities, loaded } => {
                 self.busy.loading = false;
                 let (now_ms, loaded) = (self.now_ms(), loaded?);
-                self.fit_loads(arrived.len(), &loaded);
+                self.loads.fit(arrived.len(), loaded.heads.iter().flatten().map(Head::bytes).sum());
                 self.window.admit(arrived, entities, loaded, now_ms);
             }
             Done::Counted { id, result } => {
@@ -232,7 +239,7 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
         match answers {
             Ok(answers) => {
                 self.agent_failures = 0;
-                self.fit_answers(&answers);
+                self.answers.fit(answers.len(), answers.iter().map(Answer::bytes).sum());
                 for (id, answer) in ids.iter().zip(answers) {
                     if let Some(reason) = self.window.answered(*id, answer, now_ms) {
                         self.driver.metrics.try_failed(&reason);
@@ -253,7 +260,7 @@ impl<'a, B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'a, B, S, A, C>
                         self.agent_rests_until_ms = now_ms + rest_ms(self.agent_failures);
                     }
                     CallError::Lost(_) => {
-                        self.answers = Pace::start();
+                        self.answers.restart();
                         self.window.lost(ids, now_ms);
                     }
                 }

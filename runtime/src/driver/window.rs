@@ -199,15 +199,16 @@ impl<'a> Window<'a> {
             let stream = place(slot.stream, slot.origin);
             let decision =
                 ingress::decide(&self.settings.config, stream, line.head(), slot.known.as_ref(), &slot.arrival);
-            let (outcome, reason) = match decision {
-                Decision::Accept if slot.is_cancelled() => (Outcome::Rejected, ingress::cancelled()),
+            let settle = |outcome, reason| egress::settle(line.head(), &slot.arrival, outcome, reason);
+            let commit = match decision {
+                Decision::Accept if slot.is_cancelled() => settle(Outcome::Rejected, &ingress::cancelled()),
                 Decision::Accept if slot.attempts < self.settings.retry.attempts => {
                     self.ready.insert(id);
                     return;
                 }
                 Decision::Accept => {
                     let seen = self.tries.seen(&slot.arrival.key).and_then(|seen| seen.reason.clone());
-                    (Outcome::DeadLettered, seen.unwrap_or_else(gone))
+                    settle(Outcome::DeadLettered, &seen.unwrap_or_else(gone))
                 }
                 Decision::Duplicate | Decision::Ignore => {
                     slot.state = State::Skipped;
@@ -217,26 +218,26 @@ impl<'a> Window<'a> {
                 }
                 Decision::Note(control) => {
                     slot.control = Some(control);
-                    next = slot.decide(line, egress::note(line.head(), &slot.arrival));
-                    continue;
+                    egress::note(line.head(), &slot.arrival)
                 }
                 Decision::Conflict(_) if planted::is(Fault::ExpectedVersionLost) => {
                     self.ready.insert(id);
                     return;
                 }
-                Decision::Reject(reason) => (Outcome::Rejected, reason),
-                Decision::Conflict(reason) => (Outcome::Conflict, reason),
+                Decision::Reject(reason) => settle(Outcome::Rejected, &reason),
+                Decision::Conflict(reason) => settle(Outcome::Conflict, &reason),
             };
-            let commit = egress::settle(line.head(), &slot.arrival, outcome, &reason);
             next = slot.decide(line, commit);
+            self.states_bytes += slot.decided_bytes();
         }
     }
 
     fn decided(&mut self, index: usize, commit: Commit) {
-        self.states_bytes += commit.bytes() + commit.head.bytes();
         let slot = &mut self.slots[index];
         let Some(line) = self.lines.get_mut(&slot.arrival.entity) else { return };
-        if let Some(next) = slot.decide(line, commit) {
+        let next = slot.decide(line, commit);
+        self.states_bytes += slot.decided_bytes();
+        if let Some(next) = next {
             self.head_of_line(next);
         }
     }

@@ -192,8 +192,7 @@ impl EventStore for MemoryStore {
         use std::ops::Bound::{Excluded, Unbounded};
         Ok(self.with(|inner| {
             let range = inner.heads.range::<String, _>((Excluded(&after), Unbounded));
-            let state = |(_, head): &(_, &Head)| head.state.as_ref().map_or(0, |state| state.get().len());
-            let fits = begin_within(range.take(limit), limit_bytes, state);
+            let fits = begin_within(range.take(limit), limit_bytes, |(_, head)| head.bytes());
             fits.map(|(entity, head)| (entity.clone(), head.clone())).collect()
         }))
     }
@@ -243,9 +242,8 @@ impl EventStore for MemoryStore {
                     behind.insert(event.entity.as_str());
                 }
             }
-            let parked =
-                begin_within(parked.into_iter().take(limit), limit_bytes, |parked: &Parked| parked.payload.len());
-            let parked = parked.collect();
+            let size = |parked: &Parked| parked.payload.len();
+            let parked = begin_within(parked.into_iter().take(limit), limit_bytes, size).collect();
             let mut deferred: Vec<Deferred> =
                 inner.deferred.values().filter(|d| is_due(Some(d.due_ms))).cloned().collect();
             deferred.sort_by_key(|deferred| (deferred.due_ms, deferred.sequence, deferred.key));

@@ -1,6 +1,7 @@
 //! What the stores in SQL share: rows as values, and what a database's error means.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use rhizon_kernel::Head;
@@ -42,7 +43,10 @@ pub(super) fn head(row: &impl Fields) -> Result<(String, Head)> {
         version: number(row, 1)?,
         hash: hash(row, 2)?,
         time: optional(3)?.map(|text| text.parse()).transpose().map_err(|e| unreadable(format!("time: {e}")))?,
-        state: optional(4)?.map(RawValue::from_string).transpose().map_err(|e| unreadable(format!("state: {e}")))?,
+        state: optional(4)?
+            .map(|text| RawValue::from_string(text).map(Arc::from))
+            .transpose()
+            .map_err(|e| unreadable(format!("state: {e}")))?,
     };
     Ok((text(row, 0)?, head))
 }

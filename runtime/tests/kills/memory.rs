@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::setup::Store;
 use crate::sidecar::Sidecar;
-use crate::stage::{Agent, Places, Stage, event};
+use crate::stage::{Agent, Places, Stage, conflicting, event};
 
 /// What a backlog of any size may take; the pod gives 256 MiB.
 const LIMIT_KIB: u64 = 64 << 10;
@@ -109,6 +109,25 @@ async fn large_states_stay_within_bounds_in_the_order_of_the_stream() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn large_states_stay_within_bounds_in_the_order_of_entities() {
     large_states_stay_within_bounds(Ordering::Entity).await;
+}
+
+/// Each decision knows the state that it leaves as it was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_refused_holds_no_state_of_its_own() {
+    let agent = Agent::start().await;
+    let broker = tokio::task::block_in_place(|| nats::start(&nats::Options::default()));
+    let mut stage = Stage::start(&agent, &broker.url(), places(&broker, Ordering::Stream)).await;
+    stage.publish(vec![event("first", "large", None, &json!({"pad": STATE_BYTES}))]).await;
+    // The first life makes the state, and the second comes upon the others all at once.
+    let sidecar = stage.spawn("sidecar", None);
+    stage.settled(&sidecar).await;
+    sidecar.stop().await;
+    fill(&mut stage, 0..SMALL, |n| format!("small-{}", n % 300)).await;
+    stage.publish((0..SMALL).map(|n| conflicting(&format!("late-{n}"), "large")).collect()).await;
+    let sidecar = stage.spawn("sidecar", None);
+    let peak = peak_kib(&sidecar, async || stage.is_settled().await).await;
+    assert!(peak < LARGE_LIMIT_KIB, "{peak} KiB for {SMALL} conflicts about a state of {STATE_BYTES} bytes");
+    sidecar.stop().await;
 }
 
 /// Its events wait in the store, and all others go on.

@@ -211,6 +211,14 @@ pub(crate) fn event(id: &str, entity: &str, deliver_at: Option<Timestamp>, data:
     admitted(Envelope::parse(event.to_string().as_bytes(), &Limits::default()).unwrap())
 }
 
+/// One that expects a version which its entity never has.
+pub(crate) fn conflicting(id: &str, entity: &str) -> Outgoing {
+    let event = json!({
+        "specversion": "1.0", "id": id, "source": "/test", "type": COMMAND, "subject": entity, "expectedversion": 1_000_000,
+    });
+    admitted(Envelope::parse(event.to_string().as_bytes(), &Limits::default()).unwrap())
+}
+
 /// Plain ones, on a few entities.
 pub(crate) fn events(ids: std::ops::Range<u32>) -> Vec<Outgoing> {
     ids.map(|n| event(&format!("event-{n:06}"), &format!("entity-{}", n % 17), None, &json!({}))).collect()

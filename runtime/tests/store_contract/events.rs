@@ -1,5 +1,7 @@
 //! Batches as the driver makes them, with the kernel's own commits: a store may read its lines.
 
+use std::sync::Arc;
+
 use rhizon_kernel::chain::Hash;
 use rhizon_kernel::egress::{self, Draft, Outcome, Reaction, StateChange};
 use rhizon_kernel::ingress::{self, Arrival, Body, Reason};
@@ -16,7 +18,7 @@ pub(crate) struct Event {
     pub(crate) id: String,
     pub(crate) state: StateChange,
     /// The entity's state until now.
-    pub(crate) before: Option<Box<RawValue>>,
+    pub(crate) before: Option<Arc<RawValue>>,
     pub(crate) emits: bool,
     pub(crate) dead: bool,
 }

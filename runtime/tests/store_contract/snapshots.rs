@@ -81,7 +81,7 @@ async fn live(store: &JetStreamStore, mark: &mut Mark, round: u64) {
         (0..60).map(|n| Event { emits: n > 50, ..event(&format!("e{}", n % 13), n) }).collect();
     events.push(Event { state: state(&format!("{{\"round\":{round}}}")), ..event("changes", 60) });
     let kept = if round == 0 { state("\"kept\"") } else { StateChange::Unchanged };
-    events.push(Event { state: kept, before: Some(raw("\"kept\"")), ..event("same", 61) });
+    events.push(Event { state: kept, before: Some(raw("\"kept\"").into()), ..event("same", 61) });
     let gone = if round.is_multiple_of(2) { state("[1]") } else { StateChange::Delete };
     events.push(Event { state: gone, ..event("comes and goes", 62) });
     events.push(Event { dead: true, ..event("dies", 63) });

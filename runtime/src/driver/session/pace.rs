@@ -7,17 +7,24 @@ const FIRST_EVENTS: usize = 8;
 #[derive(Debug)]
 pub(super) struct Pace {
     pub events: usize,
+    /// How many bytes they should bring, and how many there may be.
+    room: usize,
+    most: usize,
 }
 
 impl Pace {
-    pub(super) const fn start() -> Self {
-        Self { events: FIRST_EVENTS }
+    pub(super) const fn start(room: usize, most: usize) -> Self {
+        Self { events: FIRST_EVENTS, room, most }
     }
 
-    /// So many events brought so many bytes; the next ones should bring no more than `room`.
-    pub(super) fn fit(&mut self, events: usize, bytes: usize, room: usize, most: usize) {
-        let fitting = room.saturating_mul(events) / bytes.max(1);
-        self.events = fitting.min(self.events * 2).clamp(1, most.max(1));
+    pub(super) const fn restart(&mut self) {
+        self.events = FIRST_EVENTS;
+    }
+
+    /// So many events brought so many bytes.
+    pub(super) fn fit(&mut self, events: usize, bytes: usize) {
+        let fitting = self.room.saturating_mul(events) / bytes.max(1);
+        self.events = fitting.min(self.events * 2).clamp(1, self.most.max(1));
     }
 }
 
@@ -27,9 +34,9 @@ mod tests {
 
     #[test]
     fn it_doubles_while_little_comes_and_fits_at_once_what_is_much() {
-        let mut pace = Pace::start();
+        let mut pace = Pace::start(4_000, 50);
         let mut after = |events, bytes| {
-            pace.fit(events, bytes, 4_000, 50);
+            pace.fit(events, bytes);
             pace.events
         };
         assert_eq!([after(8, 0), after(16, 16), after(32, 32), after(0, 0)], [16, 32, 50, 1]);

@@ -4,21 +4,17 @@ use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry::trace::SpanKind;
-use rhizon_kernel::Head;
 use rhizon_kernel::ingress::Body;
 
+use super::super::Demand;
 use super::super::window::{SlotId, Taken};
-use super::super::{Demand, Settings};
-use super::{Done, Session};
-use crate::agent::{Agent, Answer, Item};
+use super::{Done, Session, WINDOW_CALLS};
+use crate::agent::{Agent, Item};
 use crate::bus::EventBus;
 use crate::clock::Clock;
 use crate::failpoint::{self, Step};
 use crate::planted::{self, Fault};
-use crate::store::{EventStore, Loaded};
-
-/// How many times as much as the agent may be asked for at a time the window may hold.
-const WINDOW_CALLS: usize = 4;
+use crate::store::EventStore;
 
 impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
     pub(super) fn start_all(&mut self) {
@@ -69,18 +65,6 @@ impl<B: EventBus, S: EventStore, A: Agent, C: Clock> Session<'_, B, S, A, C> {
     pub(super) fn most_loaded(&mut self) -> usize {
         let room = (WINDOW_CALLS * self.answers.events).saturating_sub(self.window.len());
         if self.window.has_room_for_states() { self.loads.events.min(room) } else { 0 }
-    }
-
-    pub(super) fn fit_loads(&mut self, events: usize, loaded: &Loaded) {
-        let bytes = loaded.heads.iter().flatten().map(Head::bytes).sum();
-        let room = self.driver.settings.bounds.states_bytes / WINDOW_CALLS;
-        self.loads.fit(events, bytes, room, self.driver.settings.batch_events);
-    }
-
-    pub(super) fn fit_answers(&mut self, answers: &[Answer]) {
-        let bytes = answers.iter().map(Answer::bytes).sum();
-        let Settings { bounds, batch_events, .. } = &*self.driver.settings;
-        self.answers.fit(answers.len(), bytes, bounds.states_bytes / WINDOW_CALLS, 2 * batch_events);
     }
 
     /// One at a time: the window knows what became durable since a load began, and not since which.

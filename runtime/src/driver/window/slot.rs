@@ -101,9 +101,9 @@ impl Slot {
         matches!(self.origin, Origin::Parked { cancelled: true, .. })
     }
 
-    /// Of what it holds until it is appended.
+    /// Of what it holds until it is appended: a state that is its own is in the decision and beside it, another is shared.
     pub(super) fn decided_bytes(&self) -> usize {
-        if let State::Decided(commit) = &self.state { commit.bytes() + commit.head.bytes() } else { 0 }
+        if let State::Decided(commit) = &self.state { 2 * commit.bytes() } else { 0 }
     }
 
     /// It is decided; answers who is first in line now.

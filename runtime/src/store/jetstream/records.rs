@@ -1,6 +1,7 @@
 //! What the records of a journal change, derived from their lines. Pure.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use rhizon_kernel::Head;
@@ -57,7 +58,7 @@ fn decided(bytes: &[u8], hash: Hash) -> Result<Parsed, NoRecord> {
     let decided = Decided::parse(bytes)?;
     let (identity, emits) = (decided.identity()?, decided.emits());
     let is_dead = decided.outcome == Outcome::DeadLettered.as_str();
-    let state = decided.state.filter(|state| state.get() != "null").map(RawValue::to_owned);
+    let state = decided.state.filter(|state| state.get() != "null").map(|state| state.to_owned().into());
     let decision = Decision {
         entity: decided.entity.into_owned(),
         identity: None,
@@ -92,7 +93,7 @@ pub(super) fn wanted(records: &[Record]) -> (Vec<String>, Vec<Hash>) {
 /// The entries, given the states and the taken keys that were asked for.
 pub(super) fn entries(
     records: Vec<Record>,
-    mut states: HashMap<String, Option<Box<RawValue>>>,
+    mut states: HashMap<String, Option<Arc<RawValue>>>,
     mut taken: HashSet<Hash>,
 ) -> Vec<Entry> {
     let entry = |Record { sequence, line, decided }: Record| {

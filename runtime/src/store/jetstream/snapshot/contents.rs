@@ -1,6 +1,7 @@
 //! What chunks hold, as bytes. Known ids are 72 bytes each; the others are lines of JSON.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use rhizon_kernel::Head;
@@ -32,7 +33,7 @@ pub(super) struct HeadLine<'a> {
     pub(super) version: u64,
     pub(super) hash: Hash,
     pub(super) time: Option<jiff::Timestamp>,
-    pub(super) state: Option<Box<RawValue>>,
+    pub(super) state: Option<Arc<RawValue>>,
 }
 
 impl<'a> HeadLine<'a> {
@@ -113,8 +114,12 @@ mod tests {
     #[test]
     fn an_entity_reads_back_as_it_was() {
         let state = RawValue::from_string("{\"a\": [1.0, \"\\u00e9\"]}".into()).unwrap();
-        let head =
-            Head { version: 3, hash: Hash([1; 32]), time: Some(jiff::Timestamp::UNIX_EPOCH), state: Some(state) };
+        let head = Head {
+            version: 3,
+            hash: Hash([1; 32]),
+            time: Some(jiff::Timestamp::UNIX_EPOCH),
+            state: Some(state.into()),
+        };
         let mut gathered = Gathered::default();
         assert_eq!(gathered.line(&HeadLine::new("é\n", head.clone())), None);
         let bytes = gathered.rest().unwrap();
